@@ -1,0 +1,69 @@
+//! Where the truth about a fleet comes from. One source serves all fleets of one account and region
+//! (or one file, or one simulation).
+//!
+//! Invariant: a source answers whole or not at all. A page that fails half-way is an error, not a
+//! short answer.
+
+#[cfg(feature = "aws")]
+pub mod aws;
+pub mod file;
+pub mod sim;
+
+#[cfg(test)]
+mod conformance;
+
+use async_trait::async_trait;
+use pikepole_fleet::{Describe, GroupName, InstanceId, Proof};
+
+/// One fleet as a source sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The Auto Scaling group's name; for other sources the fleet's name.
+    pub group: GroupName,
+    /// The port collectors listen on.
+    pub port: u16,
+}
+
+/// What a source knows of one fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The whole group.
+    Group(Describe),
+    /// A definite "there is no such group".
+    DoesNotExist,
+}
+
+/// Why a source did not answer. The text is for people and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// AWS asks for fewer calls: HTTP 400 `Throttling`, 503 `RequestLimitExceeded` and their kin.
+    #[error("throttled: {0}")]
+    Throttled(String),
+    /// Credentials are missing, expired or lack a permission.
+    #[error("not allowed: {0}")]
+    Denied(String),
+    /// No answer: connection, time limit, a 5xx.
+    #[error("no answer: {0}")]
+    Unreachable(String),
+    /// An answer that makes no sense.
+    #[error("unusable answer: {0}")]
+    Malformed(String),
+}
+
+/// A place that knows which instances a fleet has.
+#[async_trait]
+pub trait Source: Send + Sync + 'static {
+    /// Describes the targets now: one result each, in the same order. `made_at` of each describe is
+    /// the time this call began.
+    async fn describe(&self, targets: &[Target]) -> Vec<Result<Answer, SourceError>>;
+
+    /// Looks for proof that instances are gone, beyond what a describe says. No proof is a fine answer.
+    async fn prove_gone(&self, _ids: &[InstanceId]) -> Result<Proof, SourceError> {
+        Ok(Proof::default())
+    }
+
+    /// Waits until the source itself notices that a new describe is worth while. Cancel-safe.
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+}
