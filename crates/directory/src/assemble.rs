@@ -1,0 +1,134 @@
+//! From a configuration to a running directory.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::alerts::Alerts;
+use crate::clock::Clock;
+use crate::config::{Config, FleetConfig, SourceConfig, TlsConfig};
+use crate::engine::{Engine, Setup, SourceSetup, Stores};
+use crate::http::{App, run};
+use crate::shutdown::{self, Shutdown};
+use crate::source::Source;
+use crate::source::file::FileSource;
+use crate::store::Store;
+use crate::store::file::FileStore;
+
+/// Between two describes of a file or a simulation, which cost nothing.
+const LOCAL_GAP: Duration = Duration::from_millis(100);
+
+/// Why a directory did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Another process works on the same folder.
+    #[error("{0}")]
+    StoreInUse(String),
+    /// A part could not be set up.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// Serves until `stop` is ready, then lets requests in flight finish.
+pub async fn serve(
+    config: Config,
+    listener: TcpListener,
+    clock: Clock,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let (trigger, shutdown) = shutdown::channel();
+    for key in &config.without_effect {
+        tracing::warn!(key, "this key has no effect in this version");
+    }
+    let stores = stores(&config).await?;
+    let sources = sources(&config, &clock).await?;
+    let setup = Setup {
+        sources,
+        stores,
+        policy: config.guard,
+        reconcile: config.aws.reconcile,
+        stale_after: config.alerts.stale_after,
+        clock,
+        alerts: Alerts::new(config.alerts.webhook.clone(), shutdown.clone()),
+    };
+    let engine = Engine::open(setup).await;
+    let app = App::new(Arc::clone(&engine), &config.server);
+    serve_engine(engine, app, listener, config.server.tls.clone(), (trigger, shutdown), stop).await
+}
+
+/// The same for an engine that is already set up: the demo's, a test's.
+pub async fn serve_engine(
+    engine: Arc<Engine>,
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<TlsConfig>,
+    (trigger, shutdown): (shutdown::Trigger, Shutdown),
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let mut tasks = engine.start(&shutdown);
+    let mut server = tokio::spawn(run(listener, app, tls, shutdown));
+    let ended = tokio::select! {
+        ended = &mut server => ended,
+        () = stop => {
+            trigger.stop();
+            server.await
+        }
+    };
+    trigger.stop();
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(2), finished).await.is_err() {
+        tracing::warn!("a background task did not stop in time");
+    }
+    match ended {
+        Ok(result) => result.map_err(RunError::Setup),
+        Err(panic) => Err(RunError::Setup(format!("the server ended unexpectedly: {panic}"))),
+    }
+}
+
+async fn stores(config: &Config) -> Result<Stores, RunError> {
+    let path = &config.store.path;
+    let disk = match FileStore::open(path).await {
+        Ok(store) => Ok(Arc::new(store) as Arc<dyn Store>),
+        Err(OpenError::InUse(why)) => return Err(RunError::StoreInUse(why)),
+        Err(error) => {
+            tracing::error!(%error, "the store folder cannot be used; serving from memory");
+            Err(error.to_string())
+        }
+    };
+    let stores = Stores::on_disk(disk);
+    #[cfg(feature = "redis")]
+    if let Some(redis) = &config.store.redis {
+        let store = crate::store::redis::RedisStore::connect(&redis.url).map_err(RunError::Setup)?;
+        return Ok(stores.with_redis(Arc::new(store), redis.mirror_keys));
+    }
+    Ok(stores)
+}
+
+/// One source an account and region, and one a file.
+async fn sources(config: &Config, clock: &Clock) -> Result<Vec<SourceSetup>, RunError> {
+    let mut setups = Vec::new();
+    let mut aws: BTreeMap<(String, Option<String>), Vec<FleetConfig>> = BTreeMap::new();
+    for fleet in &config.fleets {
+        match &fleet.source {
+            SourceConfig::File { path } => setups.push(SourceSetup {
+                label: format!("file {}", path.display()),
+                kind: "file",
+                source: Arc::new(FileSource::new(path, clock.clone())) as Arc<dyn Source>,
+                fleets: vec![fleet.clone()],
+                gap: LOCAL_GAP,
+            }),
+            SourceConfig::Aws { assume_role, .. } => {
+                let key = (fleet.region.to_string(), assume_role.clone());
+                aws.entry(key).or_default().push(fleet.clone());
+            }
+        }
+    }
+    #[cfg(feature = "aws")]
+    for ((region, role), fleets) in aws {
+        setups.push(aws_source(config, clock, region, role, fleets).await?);
+    }
+    Ok(setups)
+}

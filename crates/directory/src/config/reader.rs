@@ -1,0 +1,312 @@
+//! Reads a TOML table key by key and collects every mistake on the way, each with its full name.
+//!
+//! Invariant: no value that went through `${NAME}` appears in a mistake; it may be a secret.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::ConfigError;
+
+/// The mistakes found so far.
+#[derive(Debug, Default)]
+pub(super) struct Mistakes(RefCell<Vec<String>>);
+
+impl Mistakes {
+    pub(super) fn add(&self, name: &str, what: &str) {
+        self.0.borrow_mut().push(format!("{name}: {what}"));
+    }
+
+    pub(super) fn into_result(self) -> Result<(), ConfigError> {
+        let mistakes = self.0.into_inner();
+        if mistakes.is_empty() { Ok(()) } else { Err(ConfigError(mistakes)) }
+    }
+}
+
+/// One table, and where it stands.
+pub(super) struct Section<'a> {
+    name: String,
+    table: Table,
+    used: Vec<String>,
+    known: Vec<String>,
+    /// Texts as they were written, before `${NAME}` was replaced: what a mistake may show.
+    written: BTreeMap<String, String>,
+    mistakes: &'a Mistakes,
+    env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn root(
+        table: Table,
+        mistakes: &'a Mistakes,
+        env: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        Self {
+            name: String::new(),
+            table,
+            used: Vec::new(),
+            known: Vec::new(),
+            written: BTreeMap::new(),
+            mistakes,
+            env,
+        }
+    }
+
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.into() } else { format!("{}.{key}", self.name) }
+    }
+
+    pub(super) fn mistake(&self, key: &str, what: &str) {
+        self.mistakes.add(&self.path(key), what);
+    }
+
+    /// Refuses the keys nobody asked for; returns the names of those that were used.
+    pub(super) fn finish(self) -> Vec<String> {
+        for key in self.table.keys() {
+            let near = self.known.iter().find(|known| is_near(known, key));
+            let hint = near.map(|n| format!(" (did you mean {n:?}?)")).unwrap_or_default();
+            self.mistakes.add(&self.path(key), &format!("unknown key{hint}"));
+        }
+        self.used.iter().map(|key| self.path(key)).collect()
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.known.push(key.into());
+        let value = self.table.remove(key)?;
+        self.used.push(key.into());
+        Some(value)
+    }
+
+    fn wrong_type(&self, key: &str, value: &Value, wanted: &str) {
+        self.mistake(key, &format!("must be {wanted}, not {}", describe(value)));
+    }
+
+    /// A table that may be absent, which is the same as empty.
+    pub(super) fn section(&mut self, key: &str) -> Self {
+        self.optional_section(key).unwrap_or_else(|| self.below(key, Table::new()))
+    }
+
+    pub(super) fn optional_section(&mut self, key: &str) -> Option<Self> {
+        match self.take(key)? {
+            Value::Table(table) => Some(self.below(key, table)),
+            other => {
+                self.wrong_type(key, &other, "a table");
+                None
+            }
+        }
+    }
+
+    pub(super) fn required_section(&mut self, key: &str) -> Option<Self> {
+        if !self.table.contains_key(key) {
+            self.known.push(key.into());
+            self.mistake(key, "required");
+            return None;
+        }
+        self.optional_section(key)
+    }
+
+    /// An array of tables: `[[key]]`.
+    pub(super) fn sections(&mut self, key: &str) -> Vec<Self> {
+        let values = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(other) => {
+                self.wrong_type(key, &other, "written as [[table]]");
+                return Vec::new();
+            }
+        };
+        let mut sections = Vec::with_capacity(values.len());
+        for (index, value) in values.into_iter().enumerate() {
+            let name = format!("{key}[{index}]");
+            match value {
+                Value::Table(table) => sections.push(self.below(&name, table)),
+                other => self.wrong_type(&name, &other, "a table"),
+            }
+        }
+        sections
+    }
+
+    fn below(&self, key: &str, table: Table) -> Self {
+        Section {
+            name: self.path(key),
+            table,
+            used: Vec::new(),
+            known: Vec::new(),
+            written: BTreeMap::new(),
+            mistakes: self.mistakes,
+            env: self.env,
+        }
+    }
+
+    /// A text, with `${NAME}` replaced.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => {
+                let value = self.expand(key, &text);
+                self.written.insert(key.into(), text);
+                value
+            }
+            other => {
+                self.wrong_type(key, &other, "a text in quotes");
+                None
+            }
+        }
+    }
+
+    /// A mistake about a text, shown as it was written.
+    pub(super) fn not(&self, key: &str, wanted: &str) {
+        let written = self.written.get(key).map_or("", String::as_str);
+        self.mistake(key, &format!("{written:?} is not {wanted}"));
+    }
+
+    /// A text that must be there; empty (and a mistake) if it is not.
+    pub(super) fn required_text(&mut self, key: &str) -> String {
+        if !self.table.contains_key(key) {
+            self.known.push(key.into());
+            self.mistake(key, "required");
+            return String::new();
+        }
+        let text = self.text(key);
+        if text.as_deref() == Some("") {
+            self.mistake(key, "must not be empty");
+        }
+        text.unwrap_or_default()
+    }
+
+    pub(super) fn required_name<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.known.push(key.into());
+            self.mistake(key, "required");
+            return None;
+        }
+        let text = self.text(key)?;
+        text.parse().map_err(|e: T::Err| self.mistake(key, &e.to_string())).ok()
+    }
+
+    pub(super) fn parsed<T: FromStr>(&mut self, key: &str, wanted: &str) -> Option<T> {
+        let text = self.text(key)?;
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.not(key, wanted);
+        }
+        value
+    }
+
+    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+        match self.take(key) {
+            None => Vec::new(),
+            Some(Value::Array(values)) => values
+                .into_iter()
+                .filter_map(|value| match value {
+                    Value::String(text) => self.expand(key, &text),
+                    other => {
+                        self.wrong_type(key, &other, "a list of texts");
+                        None
+                    }
+                })
+                .collect(),
+            Some(other) => {
+                self.wrong_type(key, &other, "a list of texts");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(super) fn flag(&mut self, key: &str) -> bool {
+        match self.take(key) {
+            None => false,
+            Some(Value::Boolean(flag)) => flag,
+            Some(other) => {
+                self.wrong_type(key, &other, "true or false");
+                false
+            }
+        }
+    }
+
+    pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
+        match self.take(key)? {
+            Value::Integer(n) if range.contains(&n) => Some(n),
+            other => {
+                let wanted = format!("a whole number from {} to {}", range.start(), range.end());
+                self.wrong_type(key, &other, &wanted);
+                None
+            }
+        }
+    }
+
+    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.take(key)?;
+        let number = match &value {
+            Value::Integer(n) => Some(*n as f64),
+            Value::Float(x) => Some(*x),
+            _ => None,
+        };
+        let number = number.filter(|n| range.contains(n));
+        if number.is_none() {
+            self.wrong_type(key, &value, &format!("a number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
+    /// A duration like `"30s"`; `seconds` is the allowed range.
+    pub(super) fn duration(&mut self, key: &str, seconds: RangeInclusive<u64>) -> Option<Duration> {
+        let text = self.text(key)?;
+        let allowed = Duration::from_secs(*seconds.start())..=Duration::from_secs(*seconds.end());
+        let duration = pikepole_api::time::parse_duration(&text).filter(|d| allowed.contains(d));
+        if duration.is_none() {
+            let (least, most) = (seconds.start(), seconds.end());
+            self.not(key, &format!("a duration from {least}s to {most}s, like \"30s\""));
+        }
+        duration
+    }
+
+    /// Replaces `${NAME}` by the environment's value.
+    fn expand(&self, key: &str, text: &str) -> Option<String> {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(start) = rest.find("${") {
+            out.push_str(&rest[..start]);
+            let after = &rest[start + 2..];
+            let Some(end) = after.find('}') else {
+                self.mistake(key, "has ${ without the closing }");
+                return None;
+            };
+            let name = &after[..end];
+            let Some(value) = (self.env)(name) else {
+                self.mistake(key, &format!("the environment has no variable {name}"));
+                return None;
+            };
+            out.push_str(&value);
+            rest = &after[end + 1..];
+        }
+        out.push_str(rest);
+        Some(out)
+    }
+}
+
+/// A value in words; texts are not shown, they may be secrets.
+fn describe(value: &Value) -> String {
+    match value {
+        Value::String(_) => "a text".into(),
+        Value::Integer(n) => n.to_string(),
+        Value::Float(x) => x.to_string(),
+        Value::Boolean(b) => b.to_string(),
+        Value::Datetime(_) => "a date".into(),
+        Value::Array(_) => "a list".into(),
+        Value::Table(_) => "a table".into(),
+    }
+}
+
+/// Whether two keys differ by one letter, one missing letter or two swapped ones.
+fn is_near(a: &str, b: &str) -> bool {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let same_start = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let same_end = a[same_start..].iter().rev().zip(b[same_start..].iter().rev()).take_while(|(x, y)| x == y).count();
+    let (left_a, left_b) = (a.len() - same_start - same_end, b.len() - same_start - same_end);
+    (left_a <= 1 && left_b <= 1) || (left_a == 2 && left_b == 2 && a[same_start] == b[same_start + 1])
+}

@@ -1,0 +1,235 @@
+//! One fleet inside the engine: its state behind a lock for writers, its published roster for readers.
+//!
+//! Invariant: a reader never waits for a writer, a store or a source.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderValue;
+use pikepole_api::{time, v1};
+use pikepole_fleet::{FleetState, GroupName, Revision, Roster, Timestamp};
+use tokio::sync::watch;
+
+use crate::config::FleetConfig;
+use crate::source::SourceError;
+use crate::store::Version;
+
+/// A roster in every form it is served in, made once per revision and shared by all its readers.
+#[derive(Debug)]
+pub struct Published {
+    /// The roster.
+    pub roster: Arc<Roster>,
+    /// `application/json`, version 1.
+    pub json: Bytes,
+    /// The same as one server-sent event.
+    pub event: Bytes,
+    /// The seed's `['10.0.0.1:5044', …]`.
+    pub seed: Bytes,
+    /// The sendable addresses as a JSON array.
+    pub hosts: Bytes,
+    /// The strong validator of `json`.
+    pub etag: HeaderValue,
+    /// The revision as a header.
+    pub revision: HeaderValue,
+}
+
+impl Published {
+    fn new(config: &FleetConfig, roster: Arc<Roster>) -> Self {
+        let wire = v1::Roster::new(&config.dc, &config.region, &roster);
+        let json = serde_json::to_vec(&wire).expect("a roster has only texts and numbers");
+        let revision = roster.revision();
+        // Replicas cut off from each other may give one number to two lists: the content decides.
+        let etag = format!("\"{revision}-{:08x}\"", crc32fast::hash(&json));
+        let (event, json) = as_event(revision, &json);
+        let hosts = roster.hosts();
+        Self {
+            json,
+            event,
+            seed: Bytes::from(seed_list(&hosts)),
+            hosts: Bytes::from(serde_json::to_vec(&hosts).expect("a list of texts is JSON")),
+            etag: HeaderValue::try_from(etag).expect("digits and hyphens are visible ASCII"),
+            revision: HeaderValue::from(revision.get()),
+            roster,
+        }
+    }
+
+    /// The revision.
+    pub fn revision(&self) -> Revision {
+        self.roster.revision()
+    }
+}
+
+/// One buffer for both: the JSON is a slice of the event.
+fn as_event(revision: Revision, json: &[u8]) -> (Bytes, Bytes) {
+    let head = format!("event: roster\nid: {revision}\ndata: ");
+    let mut buffer = BytesMut::with_capacity(head.len() + json.len() + 2);
+    buffer.put_slice(head.as_bytes());
+    buffer.put_slice(json);
+    buffer.put_slice(b"\n\n");
+    let event = buffer.freeze();
+    let json = event.slice(head.len()..event.len() - 2);
+    (event, json)
+}
+
+/// `str()` of a Python list of texts, which is what the seed's readers parse.
+pub(super) fn seed_list(hosts: &[String]) -> String {
+    let quoted: Vec<String> = hosts.iter().map(|host| format!("'{host}'")).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+/// When a roster was last confirmed: beside it, not in it.
+#[derive(Debug, Clone)]
+pub struct Freshness {
+    /// By the wall clock.
+    pub confirmed_at: Timestamp,
+    /// The same as a header.
+    pub header: HeaderValue,
+}
+
+/// How a fleet's source is doing, as this replica sees it.
+#[derive(Debug, Clone, Default)]
+pub struct SourceHealth {
+    /// When it was last asked.
+    pub last_attempt: Option<Timestamp>,
+    /// When it last answered.
+    pub last_success: Option<Timestamp>,
+    /// What last went wrong, and when.
+    pub last_error: Option<(Timestamp, SourceError)>,
+    /// Failures since the last answer.
+    pub failures: u32,
+    /// Another replica asks it.
+    pub elsewhere: bool,
+}
+
+/// What writers hold while they change a fleet.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The group's name: the seed's key.
+    pub(super) group: GroupName,
+    pub(super) state: FleetState,
+    /// The version of the record on disk, and what it says.
+    pub(super) local: Option<Version>,
+    pub(super) on_disk: Option<FleetState>,
+    /// The version of the shared record that `state` descends from.
+    pub(super) shared: Option<Version>,
+    /// Whether `state` has gone its own way since: the shared store was not reachable.
+    pub(super) diverged: bool,
+}
+
+/// One fleet.
+#[derive(Debug)]
+pub struct Fleet {
+    config: FleetConfig,
+    held: tokio::sync::Mutex<Held>,
+    published: watch::Sender<Option<Arc<Published>>>,
+    freshness: RwLock<Option<Freshness>>,
+    view: Mutex<Arc<FleetState>>,
+    health: Mutex<SourceHealth>,
+}
+
+impl Fleet {
+    pub(super) fn new(config: FleetConfig) -> Self {
+        let state = FleetState::unknown(config.name.clone());
+        Self {
+            view: Mutex::new(Arc::new(state.clone())),
+            held: tokio::sync::Mutex::new(Held {
+                group: config.group(),
+                state,
+                local: None,
+                on_disk: None,
+                shared: None,
+                diverged: false,
+            }),
+            published: watch::Sender::new(None),
+            freshness: RwLock::new(None),
+            health: Mutex::new(SourceHealth::default()),
+            config,
+        }
+    }
+
+    /// What the operator wrote about it.
+    pub fn config(&self) -> &FleetConfig {
+        &self.config
+    }
+
+    /// The published roster; `None` while nothing is known.
+    pub fn published(&self) -> Option<Arc<Published>> {
+        self.published.borrow().clone()
+    }
+
+    /// Follows the published roster. Each change wakes once.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<Published>>> {
+        self.published.subscribe()
+    }
+
+    /// How many follow it.
+    pub fn watchers(&self) -> usize {
+        self.published.receiver_count()
+    }
+
+    /// When the source last confirmed the roster.
+    pub fn freshness(&self) -> Option<Freshness> {
+        self.freshness.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long ago that was. `None`: never.
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        self.freshness().map(|f| now.since(f.confirmed_at))
+    }
+
+    /// The whole state, as of the last change.
+    pub fn state(&self) -> Arc<FleetState> {
+        Arc::clone(&self.view.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How its source is doing.
+    pub fn health(&self) -> SourceHealth {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note_health(&self, note: impl FnOnce(&mut SourceHealth)) {
+        note(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) async fn hold(&self) -> tokio::sync::MutexGuard<'_, Held> {
+        self.held.lock().await
+    }
+
+    /// Shows a state to readers. Watchers wake only if the roster is another one. The roster comes
+    /// before its freshness: for a moment a new list may look older than it is, never newer.
+    pub(super) fn show(&self, state: &FleetState) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.clone());
+        if let Some(roster) = &state.roster {
+            let is_new = |old: &Option<Arc<Published>>| old.as_ref().is_none_or(|p| *p.roster != **roster);
+            if is_new(&self.published.borrow()) {
+                let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
+                self.published.send_replace(Some(published));
+            }
+        }
+        let freshness = state.confirmed_at.map(|confirmed_at| Freshness {
+            confirmed_at,
+            header: HeaderValue::try_from(time::format(confirmed_at)).expect("RFC 3339 is visible ASCII"),
+        });
+        *self.freshness.write().unwrap_or_else(PoisonError::into_inner) = freshness;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seed_list_is_a_python_list_of_texts() {
+        assert_eq!(seed_list(&[]), "[]");
+        let hosts = ["10.0.0.1:5044".to_string(), "10.0.0.2:5044".to_string()];
+        assert_eq!(seed_list(&hosts), "['10.0.0.1:5044', '10.0.0.2:5044']");
+    }
+
+    #[test]
+    fn the_json_is_a_slice_of_the_event() {
+        let (event, json) = as_event(Revision::new(7), b"{}");
+        assert_eq!(&event[..], b"event: roster\nid: 7\ndata: {}\n\n");
+        assert_eq!(&json[..], b"{}");
+    }
+}

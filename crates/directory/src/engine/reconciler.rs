@@ -1,0 +1,234 @@
+//! One reconciler per account and region (or file, or simulation): it alone asks the source, on its
+//! own clock and on demand.
+//!
+//! A demand is met by a describe that began after it. Demands that come while one is under way wait
+//! together for the next, so any number of them costs at most one describe per gap.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pikepole_fleet::{Doubt, Input, Lifecycle, Proof, Verdict, limits};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::pace::{Pace, Sweep};
+use super::{Engine, Fleet};
+use crate::shutdown::Shutdown;
+use crate::source::{Answer, Source, SourceError, Target};
+
+/// Groups that one `DescribeAutoScalingGroups` call can name. Up to here a demand for one fleet costs
+/// no more than a sweep over all; above, only the fleets in demand are asked for.
+const ONE_CALL: usize = 100;
+
+/// How a demand ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Met {
+    /// The source answered, and it was believed: the roster is confirmed.
+    Confirmed,
+    /// The source did not answer, or the guard does not believe it.
+    Failed(String),
+}
+
+type Waiters = watch::Sender<Option<Met>>;
+
+/// Asks one source about its fleets.
+pub(super) struct Reconciler {
+    /// For people: `aws ap-south-1`.
+    pub(super) label: String,
+    /// `aws`, `file` or `sim`.
+    pub(super) kind: &'static str,
+    pub(super) fleets: Vec<Arc<Fleet>>,
+    pub(super) describes: AtomicU64,
+    source: Arc<dyn Source>,
+    interval: Duration,
+    gap: Duration,
+    demands: Mutex<BTreeMap<usize, Waiters>>,
+    in_demand: Notify,
+    hurry: Notify,
+}
+
+impl fmt::Debug for Reconciler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconciler").field("label", &self.label).finish_non_exhaustive()
+    }
+}
+
+impl Reconciler {
+    pub(super) fn new(
+        label: String,
+        kind: &'static str,
+        source: Arc<dyn Source>,
+        fleets: Vec<Arc<Fleet>>,
+        interval: Duration,
+        gap: Duration,
+    ) -> Self {
+        Self {
+            label,
+            kind,
+            fleets,
+            describes: AtomicU64::new(0),
+            source,
+            interval,
+            gap,
+            demands: Mutex::default(),
+            in_demand: Notify::new(),
+            hurry: Notify::new(),
+        }
+    }
+
+    /// Asks for a describe of one fleet that begins after this call.
+    pub(super) fn demand(&self, index: usize) -> watch::Receiver<Option<Met>> {
+        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = demands.entry(index).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        self.in_demand.notify_one();
+        receiver
+    }
+
+    /// Makes the next regular sweep due now.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    fn take_demands(&self) -> BTreeMap<usize, Waiters> {
+        std::mem::take(&mut *self.demands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs until the shutdown.
+    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, mut shutdown: Shutdown) {
+        let mut pace = Pace::new(self.interval, self.gap, Instant::now(), fastrand::u64(..));
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = tokio::time::sleep_until(pace.next_tick()) => {}
+                () = self.in_demand.notified() => {}
+                () = self.source.changed() => {}
+                () = self.hurry.notified() => { pace.hurry(Instant::now()); }
+            }
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = tokio::time::sleep_until(pace.not_before()) => {}
+            }
+            let demands = self.take_demands();
+            let began = Instant::now();
+            let sweep = if engine.may_describe() {
+                self.sweep(&engine, &demands).await
+            } else {
+                self.leave_to_the_leader();
+                Sweep::Done { again_within: None }
+            };
+            pace.swept(sweep, began, Instant::now());
+        }
+    }
+
+    /// Another replica describes; what is demanded here is asked of it instead (`Engine::refresh`).
+    fn leave_to_the_leader(&self) {
+        for fleet in &self.fleets {
+            fleet.note_health(|health| health.elsewhere = true);
+        }
+    }
+
+    /// Describes the fleets, applies the answers, tells those who waited.
+    async fn sweep(&self, engine: &Engine, demands: &BTreeMap<usize, Waiters>) -> Sweep {
+        let all = self.fleets.len() <= ONE_CALL || demands.is_empty();
+        let chosen: Vec<usize> =
+            if all { (0..self.fleets.len()).collect() } else { demands.keys().copied().collect() };
+        let targets: Vec<Target> = chosen.iter().map(|&i| target(&self.fleets[i])).collect();
+        self.describes.fetch_add(1, Ordering::Relaxed);
+        let answers = self.source.describe(&targets).await;
+        let mut sweep = Sweep::Done { again_within: None };
+        for (&index, answer) in chosen.iter().zip(answers) {
+            let fleet = &self.fleets[index];
+            let (one, met) = self.take_in(engine, fleet, answer).await;
+            sweep = worse(sweep, one);
+            if let Some(waiters) = demands.get(&index) {
+                waiters.send_replace(Some(met));
+            }
+        }
+        engine.review_alerts();
+        sweep
+    }
+
+    async fn take_in(
+        &self,
+        engine: &Engine,
+        fleet: &Fleet,
+        answer: Result<Answer, SourceError>,
+    ) -> (Sweep, Met) {
+        let now = engine.clock.now();
+        fleet.note_health(|health| {
+            health.last_attempt = Some(now);
+            health.elsewhere = false;
+            match &answer {
+                Ok(_) => {
+                    health.last_success = Some(now);
+                    health.failures = 0;
+                }
+                Err(error) => {
+                    health.last_error = Some((now, error.clone()));
+                    health.failures = health.failures.saturating_add(1);
+                }
+            }
+        });
+        let describe = match answer {
+            Ok(Answer::Group(describe)) => describe,
+            Ok(Answer::DoesNotExist) => {
+                engine.apply(fleet, Input::DoesNotExist).await;
+                let name = fleet.config().group();
+                return (
+                    Sweep::Done { again_within: None },
+                    Met::Failed(format!("there is no group called {name}")),
+                );
+            }
+            Err(error) => {
+                tracing::warn!(fleet = %fleet.config().name, source = %self.label, %error, "source failed");
+                let throttled = matches!(error, SourceError::Throttled(_));
+                let sweep = if throttled { Sweep::Throttled } else { Sweep::Failed };
+                return (sweep, Met::Failed(error.to_string()));
+            }
+        };
+        let waits_for_address =
+            describe.instances.iter().any(|i| i.lifecycle == Lifecycle::InService && i.address.is_none());
+        let suspects = fleet.state().suspects(&describe, &engine.policy);
+        let proof = if suspects.is_empty() {
+            Proof::default()
+        } else {
+            self.source.prove_gone(&suspects).await.unwrap_or_else(|error| {
+                tracing::warn!(fleet = %fleet.config().name, %error, "no proof of the missing instances");
+                Proof::default()
+            })
+        };
+        let outcome = engine.apply(fleet, Input::Described { describe, proof }).await;
+        match outcome.verdict {
+            Verdict::Held(doubt) => {
+                let soon = match doubt {
+                    Doubt::EmptyOnPurpose => self.gap,
+                    _ => limits::HOLD_RECHECK,
+                };
+                (Sweep::Done { again_within: Some(soon) }, Met::Failed(doubt.to_string()))
+            }
+            Verdict::Accepted | Verdict::Observed(_) | Verdict::Stale => {
+                // EC2 is eventually consistent: a new instance gets its address within seconds.
+                let again_within = waits_for_address.then_some(self.interval / 10);
+                (Sweep::Done { again_within }, Met::Confirmed)
+            }
+        }
+    }
+}
+
+fn target(fleet: &Fleet) -> Target {
+    Target { group: fleet.config().group(), port: fleet.config().port }
+}
+
+/// The sweep as a whole goes as badly as its worst fleet.
+fn worse(a: Sweep, b: Sweep) -> Sweep {
+    match (a, b) {
+        (Sweep::Throttled, _) | (_, Sweep::Throttled) => Sweep::Throttled,
+        (Sweep::Failed, _) | (_, Sweep::Failed) => Sweep::Failed,
+        (Sweep::Done { again_within: a }, Sweep::Done { again_within: b }) => {
+            Sweep::Done { again_within: a.into_iter().chain(b).min() }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What keeps replicas together through Redis: the lease that says who describes, the notices of
+//! changes, the periodic re-read, and refreshes that are asked of the leader.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pikepole_fleet::{FleetState, GroupName};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::reconciler::Met;
+use super::{Engine, Fleet};
+use crate::shutdown::Shutdown;
+use crate::store::redis::{LeaseState, Notice, RedisStore};
+
+/// The lease that lets one replica describe and complete hooks.
+const LEASE: &str = "leader";
+/// How long a lease lasts; a leader that dies is replaced after this.
+const LEASE_TIME: Duration = Duration::from_secs(9);
+/// How often it is renewed, or tried for.
+const LEASE_EVERY: Duration = Duration::from_secs(3);
+/// How often everything is read again, in case a notice was lost.
+const REREAD_EVERY: Duration = Duration::from_secs(10);
+/// How long the leader may take for a refresh that a follower asked for.
+const REFRESH_TIME: Duration = Duration::from_secs(30);
+/// Refreshes of others that wait here at once.
+const MAX_WAITING: usize = 10_000;
+
+/// Who asks the sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Not known yet: nobody has been asked for the lease.
+    Unknown,
+    /// This replica, while the lease lasts.
+    Leader { until: Instant },
+    /// Another replica.
+    Follower,
+    /// Redis is lost: each replica for itself.
+    Alone,
+}
+
+/// This replica among the others.
+pub(super) struct Replicas {
+    redis: Arc<RedisStore>,
+    mirror: bool,
+    role: watch::Sender<Role>,
+    waiting: Mutex<HashMap<String, oneshot::Sender<bool>>>,
+}
+
+impl Replicas {
+    pub(super) fn new(redis: Arc<RedisStore>, mirror: bool) -> Self {
+        Self { redis, mirror, role: watch::Sender::new(Role::Unknown), waiting: Mutex::default() }
+    }
+
+    /// Whether this replica asks the sources now.
+    pub(super) fn may_describe(&self) -> bool {
+        match *self.role.borrow() {
+            Role::Leader { until } => Instant::now() < until,
+            Role::Alone => true,
+            Role::Unknown | Role::Follower => false,
+        }
+    }
+
+    /// A change was saved: mirrors it under the seed's key.
+    pub(super) async fn changed(&self, state: &FleetState, group: &GroupName) {
+        let Some(roster) = state.roster.as_ref().filter(|_| self.mirror) else { return };
+        let seed = super::fleet::seed_list(&roster.hosts());
+        if let Err(error) = self.redis.mirror(group, &seed).await {
+            tracing::warn!(fleet = %state.fleet, %error, "mirrored key not written");
+        }
+    }
+
+    /// Asks the leader for a refresh and waits for its word.
+    pub(super) async fn refresh_elsewhere(&self, engine: &Engine, fleet: &Fleet) -> Met {
+        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.retain(|_, sender| !sender.is_closed());
+            if waiting.len() >= MAX_WAITING {
+                return Met::Failed("too many refreshes wait for the leader".into());
+            }
+            waiting.insert(id.clone(), sender);
+        }
+        let name = fleet.config().name.clone();
+        if let Err(error) = self.redis.publish(Notice::Refresh { id, fleet: name }).await {
+            return Met::Failed(error.to_string());
+        }
+        match answer.await {
+            Ok(true) => {
+                engine.sync(fleet).await;
+                Met::Confirmed
+            }
+            Ok(false) => Met::Failed("the source failed, says the replica that asks it".into()),
+            Err(_) => Met::Failed("the directory is stopping".into()),
+        }
+    }
+}
+
+/// Starts the tasks, if the engine has a shared store.
+pub(super) fn start(engine: &Arc<Engine>, shutdown: &Shutdown, tasks: &mut JoinSet<()>) {
+    if engine.stores.replicas().is_some() {
+        tasks.spawn(keep_the_lease(Arc::clone(engine), shutdown.clone()));
+        tasks.spawn(hear_notices(Arc::clone(engine), shutdown.clone()));
+    }
+}
+
+fn replicas(engine: &Engine) -> &Replicas {
+    engine.stores.replicas().expect("these tasks run only with a shared store")
+}
+
+/// Tries for the lease for ever; gives it back at the end, so that another replica goes on at once.
+async fn keep_the_lease(engine: Arc<Engine>, mut shutdown: Shutdown) {
+    let this = replicas(&engine);
+    loop {
+        let attempt = this.redis.try_lease(LEASE, LEASE_TIME).await;
+        let role = match &attempt {
+            Ok(LeaseState::Mine { until }) => Role::Leader { until: *until },
+            Ok(LeaseState::Theirs) => Role::Follower,
+            Err(_) => Role::Alone,
+        };
+        let before = this.role.send_replace(role);
+        engine.stores.shared_is(attempt.as_ref().map(|_| ()));
+        if std::mem::discriminant(&before) != std::mem::discriminant(&role) {
+            tracing::info!(role = name(role), "replica has a new role");
+            if !matches!(role, Role::Alone) {
+                engine.sync_all().await;
+            }
+            engine.hurry();
+        }
+        tokio::select! {
+            () = shutdown.wait() => break,
+            () = tokio::time::sleep(LEASE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
+            () = engine.stores.lost() => {}
+        }
+    }
+    if let Err(error) = this.redis.release(LEASE).await {
+        tracing::debug!(%error, "lease not given back; it ends by itself");
+    }
+}
+
+const fn name(role: Role) -> &'static str {
+    match role {
+        Role::Unknown => "unknown",
+        Role::Leader { .. } => "leader",
+        Role::Follower => "follower",
+        Role::Alone => "alone",
+    }
+}
+
+/// Acts on what other replicas say, and reads everything again now and then in case they were not heard.
+async fn hear_notices(engine: Arc<Engine>, mut shutdown: Shutdown) {
+    let this = replicas(&engine);
+    let mut notices = this.redis.subscribe();
+    let mut reread = Instant::now() + REREAD_EVERY;
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep_until(reread) => {
+                engine.sync_all().await;
+                reread = Instant::now() + REREAD_EVERY;
+            }
+            notice = notices.recv() => match notice {
+                Some(Notice::Changed(name)) => {
+                    if let Some(fleet) = engine.fleet(name.as_str()) {
+                        engine.sync(fleet).await;
+                    }
+                }
+                Some(Notice::Refresh { id, fleet }) => refresh_for_another(&engine, id, fleet.as_str()),
+                Some(Notice::Refreshed { id, ok }) => {
+                    let mut waiting = this.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(sender) = waiting.remove(&id) {
+                        // Whoever asked may have given up; then nobody needs the answer.
+                        drop(sender.send(ok));
+                    }
+                }
+                Some(Notice::Reconnected) => engine.sync_all().await,
+                None => return,
+            }
+        }
+    }
+}
+
+/// A follower asks: the leader describes, and says how it went.
+fn refresh_for_another(engine: &Arc<Engine>, id: String, fleet: &str) {
+    let Some(fleet) = engine.fleet(fleet).filter(|_| engine.may_describe()) else { return };
+    let (engine, fleet) = (Arc::clone(engine), Arc::clone(fleet));
+    tokio::spawn(async move {
+        let met = tokio::time::timeout(REFRESH_TIME, engine.refreshed_here(&fleet)).await;
+        let ok = matches!(met, Ok(Met::Confirmed));
+        if let Err(error) = replicas(&engine).redis.publish(Notice::Refreshed { id, ok }).await {
+            tracing::debug!(%error, "the end of a refresh was not told");
+        }
+    });
+}
+
+impl Engine {
+    /// Makes every source's next sweep due now.
+    fn hurry(&self) {
+        for reconciler in &self.reconcilers {
+            reconciler.hurry();
+        }
+    }
+
+    /// Brings one fleet in line with its shared record.
+    async fn sync(&self, fleet: &Fleet) {
+        let mut held = fleet.hold().await;
+        self.stores.sync(&mut held, &self.clock, &self.counters).await;
+        fleet.show(&held.state);
+        self.stores.keep_on_disk(&mut held, &self.counters).await;
+    }
+
+    /// Brings all fleets in line with their shared records. One round trip tells which need it.
+    async fn sync_all(&self) {
+        let names: Vec<_> = self.fleets.iter().map(|fleet| fleet.config().name.clone()).collect();
+        let all = match replicas(self).redis.load_all(&names).await {
+            Ok(all) => all,
+            Err(error) => return self.stores.shared_is(Err(&error)),
+        };
+        for (fleet, stored) in self.fleets.iter().zip(all) {
+            let held = fleet.hold().await;
+            let is_ours = matches!(&stored, Ok(Some(s)) if Some(s.version) == held.shared) && !held.diverged;
+            drop(held);
+            if !is_ours {
+                self.sync(fleet).await;
+            }
+        }
+    }
+}

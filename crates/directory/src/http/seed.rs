@@ -1,0 +1,129 @@
+//! The seed's two routes, as its crons and Lambdas call them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::header::{ACCEPT, RETRY_AFTER, WARNING};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::App;
+use super::query::lenient;
+use super::reply::{JSON, Reply, TEXT, text, whole};
+use super::roster::add_freshness;
+use crate::engine::{Fleet, Published, Refreshed};
+
+/// How long a request waits for the first describe of a fleet of which nothing is known yet.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// A Lambda's default patience is 3 s; this leaves it time to hear the answer.
+const UPDATE_ANSWER: Duration = Duration::from_millis(2_300);
+/// The seed's own word for "no answer".
+const FAILURE: &str = "Failure";
+
+/// `GET /logstash-ip?dcid=&region=`, if a roster is known. `None`: it has to be waited for.
+pub(super) fn hosts_now(app: &App, query: Option<&str>, headers: &HeaderMap) -> Option<Reply> {
+    let (fleet, warn) = match resolve(app, query) {
+        Ok(found) => found,
+        Err(reply) => return Some(reply),
+    };
+    let published = fleet.published()?;
+    Some(hosts_reply(app, fleet, &published, warn, headers))
+}
+
+/// The same, waiting for the reconcile that is already under way.
+pub(super) async fn hosts_later(app: Arc<App>, query: Option<String>, headers: HeaderMap) -> Reply {
+    let (fleet, warn) = match resolve(&app, query.as_deref()) {
+        Ok(found) => found,
+        Err(reply) => return reply,
+    };
+    let mut roster = fleet.watch();
+    let known = tokio::time::timeout(FIRST_ANSWER, roster.wait_for(Option::is_some)).await;
+    match known.ok().and_then(Result::ok).and_then(|p| p.clone()) {
+        Some(published) => hosts_reply(&app, fleet, &published, warn, &headers),
+        None => failure(StatusCode::SERVICE_UNAVAILABLE),
+    }
+}
+
+fn resolve<'a>(app: &'a App, query: Option<&str>) -> Result<(&'a Arc<Fleet>, bool), Reply> {
+    let [dcid, region] = lenient(query, ["dcid", "region"]);
+    let dcid = required("dcid", dcid)?;
+    let region = required("region", region)?;
+    match find(app, &dcid, &region) {
+        Some(found) => Ok(found),
+        None => Err(unknown(&dcid, &region)),
+    }
+}
+
+/// The fleet of a pair, and whether the region had to be ignored: if it is not the fleet's but the data
+/// centre has only this one. The seed's cached path ignored the region, so crons may send a wrong one.
+fn find<'a>(app: &'a App, dcid: &str, region: &str) -> Option<(&'a Arc<Fleet>, bool)> {
+    let mut of_dc = app.engine.fleets().iter().filter(|f| f.config().dc.as_str() == dcid);
+    if let Some(fleet) = of_dc.clone().find(|f| f.config().region.as_str() == region) {
+        return Some((fleet, false));
+    }
+    match (of_dc.next(), of_dc.next()) {
+        (Some(only), None) => Some((only, true)),
+        _ => None,
+    }
+}
+
+fn required<'a>(name: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Reply> {
+    value
+        .filter(|v| !v.is_empty())
+        .ok_or_else(|| text(StatusCode::BAD_REQUEST, format!("missing parameter {name}\n")))
+}
+
+fn unknown(dcid: &str, region: &str) -> Reply {
+    let short = |s: &str| s.chars().take(128).collect::<String>();
+    let message = format!("no fleet has dcid {:?} and region {:?}\n", short(dcid), short(region));
+    text(StatusCode::NOT_FOUND, message)
+}
+
+fn failure(status: StatusCode) -> Reply {
+    let mut reply = text(status, FAILURE);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    reply
+}
+
+fn hosts_reply(app: &App, fleet: &Fleet, published: &Published, warn: bool, headers: &HeaderMap) -> Reply {
+    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+    let mut reply = if accept.contains("application/json") {
+        whole(StatusCode::OK, JSON, published.hosts.clone())
+    } else {
+        whole(StatusCode::OK, TEXT, published.seed.clone())
+    };
+    add_freshness(app, fleet, published, reply.headers_mut());
+    if warn {
+        app.counters.region_ignored.fetch_add(1, Ordering::Relaxed);
+        let region = &fleet.config().region;
+        let warning = format!("299 pikepole \"the region of this dcid is {region}; the one given was ignored\"");
+        if let Ok(value) = HeaderValue::try_from(warning) {
+            reply.headers_mut().insert(WARNING, value);
+        }
+    }
+    reply
+}
+
+/// `GET /update-ip-list?region=&dcid=&as_name=`: a hint that something changed.
+pub(super) async fn update(app: Arc<App>, query: Option<String>) -> Reply {
+    let [dcid, region, as_name] = lenient(query.as_deref(), ["dcid", "region", "as_name"]);
+    let named = (|| Ok((required("dcid", dcid)?, required("region", region)?, required("as_name", as_name)?)))();
+    let (dcid, region, as_name) = match named {
+        Ok(named) => named,
+        Err(reply) => return reply,
+    };
+    let Some((fleet, _)) = find(&app, &dcid, &region) else { return unknown(&dcid, &region) };
+    let group = fleet.config().group();
+    if group.as_str() != as_name {
+        let message = format!("the group of this fleet is not {:?}\n", as_name.chars().take(128).collect::<String>());
+        return text(StatusCode::NOT_FOUND, message);
+    }
+    match app.engine.refresh(fleet, UPDATE_ANSWER).await {
+        Refreshed::Confirmed(_) => text(StatusCode::OK, "Success"),
+        Refreshed::Failed(_) => failure(StatusCode::BAD_GATEWAY),
+        Refreshed::Pending => text(StatusCode::ACCEPTED, "Accepted"),
+    }
+}
