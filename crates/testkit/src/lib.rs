@@ -5,4 +5,5 @@
 //!
 //! Invariant: whatever is started here ends with the value that stands for it, also when a test panics.
 
+pub mod aws;
 pub mod process;
