@@ -1,6 +1,5 @@
 //! From a configuration to a running directory.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::http::{App, run};
 use crate::shutdown::{self, Shutdown};
 use crate::source::Source;
 use crate::source::file::FileSource;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::store::file::FileStore;
 
 /// Between two describes of a file or a simulation, which cost nothing.
@@ -92,7 +91,7 @@ async fn stores(config: &Config) -> Result<Stores, RunError> {
     let path = &config.store.path;
     let disk = match FileStore::open(path).await {
         Ok(store) => Ok(Arc::new(store) as Arc<dyn Store>),
-        Err(OpenError::InUse(why)) => return Err(RunError::StoreInUse(why)),
+        Err(StoreError::InUse(why)) => return Err(RunError::StoreInUse(why)),
         Err(error) => {
             tracing::error!(%error, "the store folder cannot be used; serving from memory");
             Err(error.to_string())
@@ -110,25 +109,18 @@ async fn stores(config: &Config) -> Result<Stores, RunError> {
 /// One source an account and region, and one a file.
 async fn sources(config: &Config, clock: &Clock) -> Result<Vec<SourceSetup>, RunError> {
     let mut setups = Vec::new();
-    let mut aws: BTreeMap<(String, Option<String>), Vec<FleetConfig>> = BTreeMap::new();
     for fleet in &config.fleets {
-        match &fleet.source {
-            SourceConfig::File { path } => setups.push(SourceSetup {
+        if let SourceConfig::File { path } = &fleet.source {
+            setups.push(SourceSetup {
                 label: format!("file {}", path.display()),
                 kind: "file",
                 source: Arc::new(FileSource::new(path, clock.clone())) as Arc<dyn Source>,
                 fleets: vec![fleet.clone()],
                 gap: LOCAL_GAP,
-            }),
-            SourceConfig::Aws { assume_role, .. } => {
-                let key = (fleet.region.to_string(), assume_role.clone());
-                aws.entry(key).or_default().push(fleet.clone());
-            }
+            });
         }
     }
     #[cfg(feature = "aws")]
-    for ((region, role), fleets) in aws {
-        setups.push(aws_source(config, clock, region, role, fleets).await?);
-    }
+    setups.extend(aws_sources(config, clock).await?);
     Ok(setups)
 }

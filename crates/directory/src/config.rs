@@ -119,6 +119,8 @@ pub enum SourceConfig {
         /// Its path.
         path: PathBuf,
     },
+    /// A simulation in this process: the demo's and the tests'; no file names it.
+    Sim,
 }
 
 impl FleetConfig {
@@ -126,7 +128,7 @@ impl FleetConfig {
     pub fn group(&self) -> GroupName {
         match &self.source {
             SourceConfig::Aws { asg, .. } => asg.clone(),
-            SourceConfig::File { .. } => group_of(&self.name),
+            SourceConfig::File { .. } | SourceConfig::Sim => group_of(&self.name),
         }
     }
 }

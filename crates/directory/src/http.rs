@@ -57,13 +57,13 @@ impl App {
 
 /// Answers the requests of one connection.
 #[derive(Clone)]
-pub(crate) struct Desk {
+struct Desk {
     app: Arc<App>,
     shutdown: Shutdown,
 }
 
 /// An answer that is there, or one that has to be waited for.
-pub(crate) enum Answer {
+enum Answer {
     /// It is there.
     Now(Option<Reply>),
     /// It comes later; counted under this label when it does.

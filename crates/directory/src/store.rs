@@ -33,6 +33,9 @@ pub enum StoreError {
     /// The store cannot be reached, read or written.
     #[error("{0}")]
     Unavailable(String),
+    /// Another process works on it; two would overwrite each other.
+    #[error("{0}")]
+    InUse(String),
     /// What was stored is torn or foreign. It has been moved to `kept_at`; reading again finds nothing.
     #[error("{what}: {why}; it was moved to {kept_at}")]
     Damaged {

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 /// A response's body.
 #[derive(Debug)]
-pub(super) enum Body {
+pub(crate) enum Body {
     /// A buffer, shared with everyone who gets the same answer.
     Whole(Bytes),
     /// Events as they come, until the sender is gone.

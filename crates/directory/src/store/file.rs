@@ -187,7 +187,7 @@ fn in_use(dir: &Path, lock: &mut File) -> StoreError {
         Ok(Ok(pid)) => format!("process {pid}"),
         _ => "another process".to_owned(),
     };
-    StoreError::Unavailable(format!(
+    StoreError::InUse(format!(
         "{} is in use by {owner}; give each directory its own store path, or stop the other one",
         dir.display()
     ))

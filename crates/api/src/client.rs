@@ -1,0 +1,236 @@
+//! A typed client of the directory, and a watch that recovers.
+//!
+//! Every call is bounded in time and size. Errors say what happened and to what; they hold no token.
+
+mod watch;
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use pikepole_fleet::Timestamp;
+use serde::de::DeserializeOwned;
+
+use crate::v1::{self, ErrorCode};
+use crate::{headers, time};
+pub use watch::{Event, Watch};
+
+/// Longest answer that is read: a roster of 10,000 members is below 2 MiB.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Beyond the time a caller is willing to wait for news: for the network and the server.
+const SLACK: Duration = Duration::from_secs(10);
+/// For a TCP connection to be made.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// Why a call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClientError {
+    /// The address of the directory is not usable.
+    #[error("{0}")]
+    BadUrl(String),
+    /// No answer.
+    #[error("{url} does not answer: {why}")]
+    Unreachable {
+        /// The directory.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// An error of the directory.
+    #[error("{url} says: {message}")]
+    Refused {
+        /// The directory.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The stable code, if the answer was the directory's own.
+        code: Option<ErrorCode>,
+        /// Its sentence.
+        message: String,
+    },
+    /// An answer that is not a directory's.
+    #[error("{url} answers something that is not a directory's: {why}")]
+    Garbage {
+        /// The directory.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// How fresh a roster is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Freshness {
+    /// When the source last confirmed it.
+    pub confirmed_at: Option<Timestamp>,
+    /// Whether that is too long ago, says the directory.
+    pub stale: bool,
+}
+
+/// The answer to a poll.
+#[derive(Debug, Clone)]
+pub enum Polled {
+    /// Another roster than the caller's.
+    Roster(v1::Roster, Freshness),
+    /// Still the same.
+    Unchanged(Freshness),
+}
+
+/// A directory.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    authorization: Option<http::HeaderValue>,
+    http: HttpClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of the directory at `url`, such as `http://127.0.0.1:8044`.
+    pub fn new(url: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        let bad = |why: &str| ClientError::BadUrl(format!("{url:?} is not a directory's URL: {why}"));
+        let uri: Uri = url.parse().map_err(|_| bad("write it like http://127.0.0.1:8044"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
+            return Err(bad("write it like http://127.0.0.1:8044"));
+        }
+        if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+            return Err(ClientError::BadUrl("the URL holds a password; pass the token with --token".into()));
+        }
+        let authorization = token
+            .map(|token| format!("Bearer {token}").parse::<http::HeaderValue>())
+            .transpose()
+            .map_err(|_| ClientError::BadUrl("the token has characters that no token has".into()))?;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT_TIME));
+        tcp.set_nodelay(true);
+        let builder = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|e| ClientError::BadUrl(format!("cannot read the system's certificates: {e}")))?;
+        let https = builder.https_or_http().enable_http1().wrap_connector(tcp);
+        let http = HttpClient::builder(TokioExecutor::new()).build(https);
+        Ok(Self { base: url.trim_end_matches('/').to_string(), authorization, http })
+    }
+
+    /// The state of all fleets.
+    pub async fn fleets(&self) -> Result<v1::Fleets, ClientError> {
+        self.json(Method::GET, "/v1/fleets", Duration::ZERO).await
+    }
+
+    /// The state of one fleet.
+    pub async fn fleet(&self, name: &str) -> Result<v1::Fleet, ClientError> {
+        self.json(Method::GET, &format!("/v1/fleets/{}", segment(name)), Duration::ZERO).await
+    }
+
+    /// The roster of a fleet; with `after`, waits up to `wait` for another revision.
+    pub async fn roster(
+        &self,
+        name: &str,
+        after: Option<u64>,
+        wait: Duration,
+    ) -> Result<Polled, ClientError> {
+        let mut path = format!("/v1/fleets/{}/roster", segment(name));
+        if let Some(after) = after {
+            path.push_str(&format!("?after={after}&wait={}ms", wait.as_millis()));
+        }
+        let (status, head, body) = self.call(Method::GET, &path, wait).await?;
+        let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
+        let freshness = Freshness {
+            confirmed_at: flag(headers::CONFIRMED_AT).and_then(time::parse),
+            stale: flag(headers::STALE) == Some("true"),
+        };
+        if status == StatusCode::NOT_MODIFIED {
+            return Ok(Polled::Unchanged(freshness));
+        }
+        let roster: v1::Roster = self.read(&body)?;
+        roster.to_domain().map_err(|e| self.garbage(&format!("a name in the roster {e}")))?;
+        Ok(Polled::Roster(roster, freshness))
+    }
+
+    /// Has the source of a fleet asked again, and waits for what comes of it.
+    pub async fn refresh(&self, name: &str, wait: Duration) -> Result<v1::Refresh, ClientError> {
+        let path = format!("/v1/fleets/{}/refresh?wait={}ms", segment(name), wait.as_millis());
+        self.json(Method::POST, &path, wait).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        wait: Duration,
+    ) -> Result<T, ClientError> {
+        let (_, _, body) = self.call(method, path, wait).await?;
+        self.read(&body)
+    }
+
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|e| self.garbage(&e.to_string()))
+    }
+
+    fn garbage(&self, why: &str) -> ClientError {
+        ClientError::Garbage { url: self.base.clone(), why: why.into() }
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        wait: Duration,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
+        let unreachable = |why: String| ClientError::Unreachable { url: self.base.clone(), why };
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request
+            .header(ACCEPT, "application/json")
+            .body(Full::default())
+            .map_err(|e| ClientError::BadUrl(e.to_string()))?;
+        let whole = async {
+            let response = self.http.request(request).await.map_err(|e| unreachable(root_cause(&e)))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await;
+            let body = body.map_err(|e| unreachable(e.to_string()))?.to_bytes();
+            Ok((head.status, head.headers, body))
+        };
+        let (status, headers, body) = tokio::time::timeout(wait + SLACK, whole)
+            .await
+            .map_err(|_| unreachable(format!("no answer within {} s", (wait + SLACK).as_secs())))??;
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            return Ok((status, headers, body));
+        }
+        let error = serde_json::from_slice::<v1::ErrorBody>(&body).ok().map(|body| body.error);
+        Err(ClientError::Refused {
+            url: self.base.clone(),
+            status: status.as_u16(),
+            code: error.as_ref().map(|e| e.code),
+            message: error.map_or_else(|| status.to_string(), |e| e.message),
+        })
+    }
+}
+
+/// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// A path segment, percent-encoded.
+fn segment(name: &str) -> String {
+    form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>().replace('+', "%20")
+}

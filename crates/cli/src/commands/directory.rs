@@ -1,0 +1,51 @@
+//! `pikepole directory`.
+
+use pikepole_directory::assemble;
+use pikepole_directory::clock::Clock;
+use pikepole_directory::config::Config;
+use tokio::net::TcpListener;
+
+use super::print;
+use crate::Failure;
+use crate::args::DirectoryArgs;
+use crate::stop;
+
+pub(crate) async fn run(args: DirectoryArgs) -> Result<(), Failure> {
+    let config = Config::load(&args.config).map_err(|e| Failure::WrongUse(e.to_string()))?;
+    if args.check {
+        let fleets = config.fleets.len();
+        for key in &config.without_effect {
+            print(&format!("note: {key} has no effect in this version\n"))?;
+        }
+        return print(&format!("{}: good, {fleets} fleets\n", args.config.display()));
+    }
+    raise_file_limit();
+    let listen = config.server.listen;
+    let listener = bind(listen).await?;
+    tracing::info!(%listen, tls = config.server.tls.is_some(), fleets = config.fleets.len(), "directory listens");
+    assemble::serve(config, listener, Clock::system(), stop::requested()).await?;
+    tracing::info!("directory stopped");
+    Ok(())
+}
+
+pub(crate) async fn bind(listen: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process listens there",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
+            std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+            _ => "",
+        };
+        Failure::Failed(anyhow::anyhow!("cannot listen on {listen}: {error}{hint}"))
+    })
+}
+
+/// Each watcher holds a file descriptor, and the usual soft limit is 1,024.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files; fewer watchers can connect");
+    }
+}
