@@ -120,7 +120,8 @@ async fn tell(fleet: Arc<Fleet>) {
     let mut told = None;
     loop {
         let state = fleet.state();
-        for change in state.changes.iter().filter(|change| Some(change.revision) > told) {
+        let last = told;
+        for change in state.changes.iter().filter(|change| Some(change.revision) > last) {
             told = Some(change.revision);
             let lines: String = change.members.iter().map(|member| line(&fleet, change, member)).collect();
             if print(&lines).is_err() {
