@@ -122,6 +122,21 @@ async fn what_is_no_record_is_renamed_whatever_it_is() {
 }
 
 #[tokio::test]
+async fn a_record_that_was_repaired_meanwhile_is_not_put_aside() {
+    let redis = RedisServer::start();
+    let store = store(&redis, "a");
+    let fleet = name("f");
+    let version = store.save(&rich_state("f"), None).await.unwrap();
+    let text = version.0.to_string();
+    for seen in [["", ""], [&text, "{}"], ["1", ""]] {
+        let seen = seen.map(str::as_bytes);
+        assert!(store.put_aside(&fleet, seen, "bad".to_owned()).await.unwrap().is_none());
+    }
+    assert_eq!(store.load(&fleet).await.unwrap().unwrap().state, rich_state("f"));
+    assert!(store.put_aside(&name("gone"), [b"", b""], "bad".to_owned()).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn many_records_come_in_one_go() {
     let redis = RedisServer::start();
     let store = store(&redis, "a");
