@@ -14,7 +14,8 @@ mod conformance;
 use async_trait::async_trait;
 use pikepole_fleet::{FleetName, FleetState};
 
-/// Counts the writes of a fleet's record in one store: 1 for the first.
+/// Which write of a fleet's record this is. Each write's is greater than the one before. A store that can
+/// lose its records does not begin again at 1, so that nobody mistakes a new record for one of before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
 

@@ -73,7 +73,7 @@ pub(super) async fn loses_no_write_of_a_race(store: Arc<dyn Store>) {
 }
 
 /// Adds one fact to a fleet, however many others do the same.
-async fn learn(store: &dyn Store, fleet: &FleetName, id: &str) {
+pub(super) async fn learn(store: &dyn Store, fleet: &FleetName, id: &str) {
     let at = Timestamp::from_millis(1);
     loop {
         let stored = store.load(fleet).await.unwrap();

@@ -161,7 +161,17 @@ fn put_aside(folder: &Folder, fleet: &FleetName, why: &str) -> StoreError {
 }
 
 fn make_private(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    if dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    // Best effort: the folder above is not ours, and we may not be allowed to open it.
+    if let Some(Ok(parent)) = dir.parent().map(File::open)
+        && let Err(e) = parent.sync_all()
+    {
+        tracing::debug!(path = %dir.display(), error = %e, "cannot sync the folder above the store");
+    }
+    Ok(())
 }
 
 fn take_lock(dir: &Path) -> Result<File, StoreError> {

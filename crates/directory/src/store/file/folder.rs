@@ -48,6 +48,10 @@ impl Folder {
     /// Makes the folder if there is none, and clears away what unfinished writes left.
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        if let Some(parent) = path.parent() {
+            // Or the next power cut takes the new folder, and all that was synced in it.
+            File::open(parent)?.sync_all()?;
+        }
         let identity = identity(&path)?;
         for entry in fs::read_dir(&path)? {
             let entry = entry?;

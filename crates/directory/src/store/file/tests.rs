@@ -4,11 +4,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use proptest::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use super::super::conformance::{self, name};
-use super::super::record::strategy::rich_state;
+use super::super::record::strategy::{self, rich_state};
 use super::*;
 
 /// Set for a test that runs itself again in a child process; holds the store's folder.
@@ -179,6 +180,94 @@ async fn a_folder_that_was_taken_away_is_no_empty_store() {
     fs::write(dir.path().join("file"), "").unwrap();
     let refused = FileStore::open(dir.path().join("file")).await;
     assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+}
+
+/// What can happen to one record.
+#[derive(Debug, Clone)]
+enum Operation {
+    /// Save, with the version that is there, or with another.
+    Save { stale: bool },
+    /// The process ends, perhaps in the middle of a write, and another one starts.
+    Crash { left: Option<prop::sample::Index> },
+    /// The record loses its end.
+    Cut(prop::sample::Index),
+    /// The record has another byte somewhere.
+    Change(prop::sample::Index),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let index = any::<prop::sample::Index>;
+    prop_oneof![
+        4 => any::<bool>().prop_map(|stale| Operation::Save { stale }),
+        2 => prop::option::of(index()).prop_map(|left| Operation::Crash { left }),
+        1 => index().prop_map(Operation::Cut),
+        1 => index().prop_map(Operation::Change),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Against the simplest model there is: the last record that was saved and not spoiled.
+    #[test]
+    fn any_history_leaves_the_last_record_or_reports_damage(
+        history in prop::collection::vec((operation(), strategy::state("f")), 1..12),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(live_through(history));
+    }
+}
+
+async fn live_through(history: Vec<(Operation, FleetState)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open(dir.path()).await.unwrap();
+    let record = store.folder.record(&name("f"));
+    let mut model: Option<Stored> = None;
+    for (operation, state) in history {
+        let version = model.as_ref().map(|s| s.version);
+        let bytes = fs::read(&record).unwrap_or_default();
+        let mut spoil = |bytes: &[u8]| {
+            fs::write(&record, bytes).unwrap();
+            model = None;
+        };
+        let is_spoiled = match operation {
+            Operation::Save { stale: true } => {
+                let stale = Some(Version(version.map_or(1, |v| v.0 + 1)));
+                assert!(matches!(store.save(&state, stale).await, Err(SaveError::Conflict)));
+                false
+            }
+            Operation::Save { stale: false } => {
+                let version = store.save(&state, version).await.unwrap();
+                model = Some(Stored { version, state });
+                false
+            }
+            Operation::Crash { left } => {
+                drop(store);
+                if let Some(left) = left {
+                    let next = frame::seal(Version(9), &record::encode(&state).unwrap());
+                    fs::write(record.with_extension("rec.tmp"), &next[..left.index(next.len())]).unwrap();
+                }
+                store = FileStore::open(dir.path()).await.unwrap();
+                false
+            }
+            Operation::Cut(_) | Operation::Change(_) if bytes.is_empty() => false,
+            Operation::Cut(at) => {
+                spoil(&bytes[..at.index(bytes.len())]);
+                true
+            }
+            Operation::Change(at) => {
+                let mut bytes = bytes;
+                let at = at.index(bytes.len());
+                bytes[at] = bytes[at].wrapping_add(1);
+                spoil(&bytes);
+                true
+            }
+        };
+        if is_spoiled {
+            assert!(matches!(store.load(&name("f")).await, Err(StoreError::Damaged { .. })));
+        }
+        assert_eq!(store.load(&name("f")).await.unwrap(), model);
+    }
 }
 
 /// Runs the named test of this module again in a child process that `prepare` may change.
