@@ -100,10 +100,20 @@ async fn stores(config: &Config) -> Result<Stores, RunError> {
     let stores = Stores::on_disk(disk);
     #[cfg(feature = "redis")]
     if let Some(redis) = &config.store.redis {
-        let store = crate::store::redis::RedisStore::connect(&redis.url).map_err(RunError::Setup)?;
-        return Ok(stores.with_redis(Arc::new(store), redis.mirror_keys));
+        return Ok(stores.with_redis(Arc::new(connect(redis)?), redis.mirror_keys));
     }
     Ok(stores)
+}
+
+/// Never fails because Redis is away: it connects when it is back.
+#[cfg(feature = "redis")]
+fn connect(redis: &crate::config::RedisConfig) -> Result<crate::store::redis::RedisStore, RunError> {
+    use crate::store::redis::{RedisOptions, RedisStore, RedisUrl, ReplicaId};
+    let setup = |e: &dyn std::fmt::Display| RunError::Setup(format!("store.url: {e}"));
+    let url: RedisUrl = redis.url.expose().parse().map_err(|e| setup(&e))?;
+    let id = format!("{}-{:08x}", std::process::id(), fastrand::u32(..));
+    let replica: ReplicaId = id.parse().map_err(|e| setup(&e))?;
+    RedisStore::connect(RedisOptions::new(url, replica, "pikepole")).map_err(|e| setup(&e))
 }
 
 /// One source an account and region, and one a file.

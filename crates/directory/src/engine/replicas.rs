@@ -85,7 +85,7 @@ impl Replicas {
             waiting.insert(id.clone(), sender);
         }
         let name = fleet.config().name.clone();
-        if let Err(error) = self.redis.publish(Notice::Refresh { id, fleet: name }).await {
+        if let Err(error) = self.redis.publish(&Notice::Refresh { id, fleet: name }).await {
             return Met::Failed(error.to_string());
         }
         match answer.await {
@@ -162,7 +162,7 @@ async fn hear_notices(engine: Arc<Engine>, mut shutdown: Shutdown) {
                 engine.sync_all().await;
                 reread = Instant::now() + REREAD_EVERY;
             }
-            notice = notices.recv() => match notice {
+            heard = notices.recv() => match heard.map(|heard| heard.notice) {
                 Some(Notice::Changed(name)) => {
                     if let Some(fleet) = engine.fleet(name.as_str()) {
                         engine.sync(fleet).await;
@@ -173,7 +173,7 @@ async fn hear_notices(engine: Arc<Engine>, mut shutdown: Shutdown) {
                     let mut waiting = this.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(sender) = waiting.remove(&id) {
                         // Whoever asked may have given up; then nobody needs the answer.
-                        drop(sender.send(ok));
+                        _ = sender.send(ok);
                     }
                 }
                 Some(Notice::Reconnected) => engine.sync_all().await,
@@ -190,7 +190,7 @@ fn refresh_for_another(engine: &Arc<Engine>, id: String, fleet: &str) {
     tokio::spawn(async move {
         let met = tokio::time::timeout(REFRESH_TIME, engine.refreshed_here(&fleet)).await;
         let ok = matches!(met, Ok(Met::Confirmed));
-        if let Err(error) = replicas(&engine).redis.publish(Notice::Refreshed { id, ok }).await {
+        if let Err(error) = replicas(&engine).redis.publish(&Notice::Refreshed { id, ok }).await {
             tracing::debug!(%error, "the end of a refresh was not told");
         }
     });
