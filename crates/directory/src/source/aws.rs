@@ -12,8 +12,8 @@ mod credentials;
 mod errors;
 mod groups;
 mod hosts;
-mod http;
 mod pace;
+mod transport;
 mod xml;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::Uri;
 use async_trait::async_trait;
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
@@ -29,6 +28,7 @@ use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
+use http::Uri;
 use pikepole_fleet::{Describe, GroupName, Instance, InstanceId, Lifecycle, Proof, Region, Timestamp};
 
 use self::addresses::Addresses;
@@ -121,7 +121,7 @@ impl AwsSource {
                 calls: Arc::clone(&calls),
             },
             hosts: Hosts {
-                connector: http::connector(settings.connect_timeout),
+                connector: transport::connector(settings.connect_timeout),
                 endpoint,
                 region: settings.region.as_str().to_owned(),
                 credentials: credentials.clone(),
@@ -279,7 +279,7 @@ async fn load_config(settings: &AwsSettings) -> SdkConfig {
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(aws_config::Region::new(settings.region.as_str().to_owned()))
-        .http_client(http::client())
+        .http_client(transport::client())
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
         .identity_cache(IdentityCache::no_cache());

@@ -141,14 +141,16 @@ mod tests {
         assert_eq!(key().await.as_deref(), Some("0"));
         minutes(54);
         assert_eq!(key().await.as_deref(), Some("0"), "kept");
+        minutes(56);
+        assert_eq!(key().await.as_deref(), Some("1"), "renewed before its end");
         hourly.broken.store(true, Ordering::SeqCst);
-        minutes(58);
-        assert_eq!(key().await.as_deref(), Some("0"), "due, but the provider is broken");
-        minutes(60);
-        assert_eq!(key().await, None, "at their end");
+        minutes(115);
+        assert_eq!(key().await.as_deref(), Some("1"), "due, but the provider is broken");
+        minutes(116);
+        assert_eq!(key().await, None, "at its end");
         hourly.broken.store(false, Ordering::SeqCst);
-        assert_eq!(key().await.as_deref(), Some("1"));
-        kept.forget().await;
         assert_eq!(key().await.as_deref(), Some("2"));
+        kept.forget().await;
+        assert_eq!(key().await.as_deref(), Some("3"));
     }
 }

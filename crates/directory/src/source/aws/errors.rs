@@ -13,7 +13,7 @@ use aws_sdk_autoscaling::error::SdkError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
-use super::http::TooLong;
+use super::transport::TooLong;
 use super::xml::error_code;
 use crate::source::SourceError;
 

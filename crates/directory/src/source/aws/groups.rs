@@ -135,7 +135,7 @@ impl Intercept for WholeAnswer {
         let response = context.response();
         if response.status().is_success() {
             let body = response.body().bytes().ok_or("the answer was not read")?;
-            xml::check_whole(body, "DescribeAutoScalingGroupsResponse")?;
+            xml::check_groups(body)?;
         }
         Ok(())
     }

@@ -132,3 +132,42 @@ fn form(ids: &[InstanceId], token: Option<&str>) -> String {
     }
     form.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_credential_types::Credentials;
+    use pikepole_fleet::Timestamp;
+
+    use super::super::transport;
+    use super::*;
+
+    /// Both signatures were computed by botocore, AWS's own signer for Python, from the same parts.
+    #[test]
+    fn the_signature_is_the_one_awss_own_tools_compute() {
+        let clock = Clock::from_fn(|| Timestamp::from_millis(1_795_341_600_000));
+        let hosts = Hosts {
+            connector: transport::connector(Duration::from_secs(1)),
+            endpoint: "https://ec2.ap-south-1.amazonaws.com/".parse().unwrap(),
+            region: "ap-south-1".to_owned(),
+            credentials: Kept::new(None, clock.clone()),
+            clock,
+            pace: Pace::per_second(1.0),
+            limit: Duration::from_secs(1),
+            calls: Arc::default(),
+        };
+        let ids = ["i-1".parse().unwrap(), "i-2".parse().unwrap()];
+        for (session, signature) in [
+            (None, "8f3cf3393e0e6356211d08566328ab5bb5a340af0220bbcf99946641bfac1fed"),
+            (
+                Some("a/session+token=".to_owned()),
+                "21d88bc50e4c0cba04201a29f12b7cdd73519b31be4cbf44ca1230c92f9f99dd",
+            ),
+        ] {
+            let credentials = Credentials::new("AKIDEXAMPLE", "wJalrXUtnFEMI", session, None, "test");
+            let request = hosts.sign(form(&ids, Some("a+b=")), &credentials.into()).unwrap();
+            assert_eq!(request.headers().get("content-type"), Some(FORM), "sent as it is signed");
+            let authorization = request.headers().get("authorization").unwrap();
+            assert!(authorization.ends_with(&format!("Signature={signature}")), "{authorization}");
+        }
+    }
+}

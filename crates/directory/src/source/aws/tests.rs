@@ -288,12 +288,14 @@ async fn each_refusal_and_each_nonsense_gets_its_kind() {
             (Fault::Drop, unreachable),
             (Fault::Html200, malformed),
             (Fault::Truncated, malformed),
+            (Fault::TooLong, malformed),
         ] {
             w.aws.fault(action, fault, When::Always);
             let error = w.error().await;
             assert!(kind(&error), "{fault:?} of {action:?} is {error:?}");
             let told = error.to_string();
             assert!(told.contains("Describe") && told.len() < 250 && !told.contains('\n'), "{told}");
+            assert_eq!(fault == Fault::TooLong, told.contains("longer than"), "{told}");
             w.aws.clear_faults();
         }
     }

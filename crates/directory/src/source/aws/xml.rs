@@ -28,6 +28,8 @@ pub(super) enum XmlError {
     TooDeep,
     #[error("it is a {0:?}")]
     OtherRoot(String),
+    #[error("it has no {0}")]
+    Without(&'static str),
     #[error("it names an instance {0:?}")]
     BadId(String),
     #[error("it gives {0} no address but {1:?}")]
@@ -65,8 +67,10 @@ pub(super) fn host_page(xml: &[u8]) -> Result<HostPage, XmlError> {
     const INSTANCE: [&str; 4] = ["reservationSet", "item", "instancesSet", "item"];
     let mut page = HostPage::default();
     let mut draft = Draft::default();
+    let mut listed = false;
     walk(xml, "DescribeInstancesResponse", |path, text| {
         let Some(inside) = path.strip_prefix(&INSTANCE) else {
+            listed |= path.is(&["reservationSet"]);
             if path.is(&["nextToken"]) && !text.is_empty() {
                 page.next = Some(text.to_owned());
             }
@@ -77,19 +81,26 @@ pub(super) fn host_page(xml: &[u8]) -> Result<HostPage, XmlError> {
             ["instanceId"] => draft.id = text.to_owned(),
             ["instanceState", "name"] => draft.state = text.to_owned(),
             ["privateIpAddress"] if !text.is_empty() => draft.v4 = Some(text.to_owned()),
-            ["networkInterfaceSet", "item", "ipv6AddressesSet", "item", "ipv6Address"] => {
+            ["networkInterfaceSet", "item", "ipv6AddressesSet", "item", "ipv6Address"]
+                if !text.is_empty() =>
+            {
                 draft.v6.get_or_insert_with(|| text.to_owned());
             }
             _ => {}
         }
         Ok(())
     })?;
-    Ok(page)
+    if listed { Ok(page) } else { Err(XmlError::Without("reservationSet")) }
 }
 
-/// Whether the document is whole and has this root.
-pub(super) fn check_whole(xml: &[u8], root: &str) -> Result<(), XmlError> {
-    walk(xml, root, |_, _| Ok(()))
+/// Whether an answer of `DescribeAutoScalingGroups` is whole and has a list of groups, empty or not.
+pub(super) fn check_groups(xml: &[u8]) -> Result<(), XmlError> {
+    let mut listed = false;
+    walk(xml, "DescribeAutoScalingGroupsResponse", |path, _| {
+        listed |= path.is(&["DescribeAutoScalingGroupsResult", "AutoScalingGroups"]);
+        Ok(())
+    })?;
+    if listed { Ok(()) } else { Err(XmlError::Without("AutoScalingGroups")) }
 }
 
 /// The code of an error answer, in whatever document it stands. Only what looks like a code.
@@ -153,6 +164,8 @@ fn walk(
 ) -> Result<(), XmlError> {
     let text = std::str::from_utf8(xml).map_err(|e| syntax(&e))?;
     let mut reader = Reader::from_str(text);
+    // `<a/>` and `<a></a>` say the same.
+    reader.config_mut().expand_empty_elements = true;
     let mut path: Vec<String> = Vec::new();
     let mut content = String::new();
     let mut rooted = false;
@@ -178,17 +191,13 @@ fn walk(
                 path.pop();
                 content.clear();
             }
-            Event::Empty(tag) if path.is_empty() => {
-                let name = String::from_utf8_lossy(tag.name().as_ref()).into_owned();
-                return Err(XmlError::OtherRoot(shorten(&name)));
-            }
             Event::Text(text) => content.push_str(&text.decode().map_err(|e| syntax(&e))?),
             Event::CData(text) => content.push_str(&text.decode().map_err(|e| syntax(&e))?),
             Event::GeneralRef(entity) => content.push(character(&entity)?),
             Event::DocType(_) => return Err(XmlError::OtherRoot("document type".to_owned())),
             Event::Eof if path.is_empty() && rooted => return Ok(()),
             Event::Eof => return Err(XmlError::Truncated),
-            // An empty element says nothing: the absence of every value is handled as such.
+            // An empty element comes as a start and an end.
             Event::Empty(_) | Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
         }
     }
@@ -264,7 +273,7 @@ mod tests {
         let deep = format!("{open}{}{}{close}", "<a>".repeat(40), "</a>".repeat(40));
         for (xml, error) in [
             ("<html></html>", XmlError::OtherRoot("html".to_owned())),
-            ("<DescribeInstancesResponse/>", XmlError::OtherRoot("DescribeInstancesResponse".to_owned())),
+            ("<DescribeInstancesResponse/>", XmlError::Without("reservationSet")),
             ("", XmlError::Truncated),
             (deep.as_str(), XmlError::TooDeep),
         ] {
@@ -279,6 +288,21 @@ mod tests {
         ] {
             assert!(host_page(xml.as_bytes()).is_err(), "{xml}");
         }
+    }
+
+    #[test]
+    fn an_empty_list_is_not_a_missing_one() {
+        let groups = |inside: &str| {
+            format!(
+                "<DescribeAutoScalingGroupsResponse><DescribeAutoScalingGroupsResult>{inside}\
+                 </DescribeAutoScalingGroupsResult></DescribeAutoScalingGroupsResponse>"
+            )
+        };
+        assert_eq!(check_groups(groups("<AutoScalingGroups/>").as_bytes()), Ok(()));
+        assert_eq!(check_groups(groups("<AutoScalingGroups></AutoScalingGroups>").as_bytes()), Ok(()));
+        assert_eq!(check_groups(groups("").as_bytes()), Err(XmlError::Without("AutoScalingGroups")));
+        let none = b"<DescribeInstancesResponse><reservationSet/></DescribeInstancesResponse>";
+        assert_eq!(host_page(none), Ok(HostPage::default()));
     }
 
     #[test]
