@@ -102,9 +102,9 @@ fn missing(program: &OsStr, error: &io::Error) -> String {
 }
 
 /// Sends `request` and reads until the peer closes, or until what came satisfies `enough`.
-fn exchange(port: u16, request: &[u8], enough: fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+fn exchange(port: u16, request: &[u8], patience: Duration, enough: fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&loopback(port), PROBE)?;
-    stream.set_read_timeout(Some(PROBE))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(request)?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];

@@ -1,1 +1,320 @@
-//! Placeholder.
+//! Auto Scaling groups of one account and region as a source.
+//!
+//! Auto Scaling tells which instances a group has and how they are; EC2 tells their addresses, once per
+//! instance. Not a poller and not a retrier: it is asked, and it answers or says why not.
+//!
+//! Invariant: an answer is whole. Groups are asked for in batches, and whatever fails in a batch, a page
+//! or an address look-up, fails that batch. "Does not exist" is said only after every page was read.
+
+mod addresses;
+mod calls;
+mod credentials;
+mod errors;
+mod groups;
+mod hosts;
+mod pace;
+mod transport;
+mod xml;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use http::Uri;
+use pikepole_fleet::{Describe, GroupName, Instance, InstanceId, Lifecycle, Proof, Region, Timestamp};
+
+use self::addresses::Addresses;
+pub use self::calls::AwsCalls;
+use self::credentials::Kept;
+use self::groups::{Group, Groups, Listed, WholeAnswer};
+use self::hosts::Hosts;
+use self::pace::Pace;
+use super::{Answer, Source, SourceError, Target};
+use crate::clock::Clock;
+
+/// The session's name in CloudTrail of the account that owns the role.
+const SESSION: &str = "pikepole";
+
+/// What an [`AwsSource`] needs to know.
+#[derive(Debug, Clone)]
+pub struct AwsSettings {
+    /// The region, as AWS calls it.
+    pub region: Region,
+    /// The ARN of a role to assume, for groups of another account.
+    pub assume_role: Option<String>,
+    /// Where to call instead of AWS's own endpoints, for both APIs: `http://127.0.0.1:5555`.
+    pub endpoint_url: Option<String>,
+    /// Calls per second to each of the two APIs.
+    pub calls_per_second: f64,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long one call may take, from the credentials to the last byte of the answer.
+    pub call_timeout: Duration,
+    /// Credentials other than those of the SDK's default chain.
+    pub credentials: Option<SharedCredentialsProvider>,
+    /// The wall clock.
+    pub clock: Clock,
+}
+
+/// Why an [`AwsSource`] cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum AwsSetupError {
+    /// The endpoint is no URL.
+    #[error("{0:?} is not an endpoint URL like http://127.0.0.1:5555")]
+    Endpoint(String),
+}
+
+/// The groups of one account and region.
+#[derive(Debug)]
+pub struct AwsSource {
+    clock: Clock,
+    groups: Groups,
+    hosts: Hosts,
+    addresses: Addresses,
+    credentials: Kept,
+    calls: Arc<AwsCalls>,
+}
+
+/// One batch of groups, whole.
+type Batch = BTreeMap<GroupName, Group>;
+
+impl AwsSettings {
+    /// The default chain of credentials, AWS's own endpoints, one call a second to each API.
+    pub fn new(region: Region, clock: Clock) -> Self {
+        Self {
+            region,
+            assume_role: None,
+            endpoint_url: None,
+            calls_per_second: 1.0,
+            connect_timeout: Duration::from_secs(2),
+            call_timeout: Duration::from_secs(10),
+            credentials: None,
+            clock,
+        }
+    }
+}
+
+impl AwsSource {
+    /// Reads the SDK's environment and profiles. Calls nothing yet, and needs no credentials yet.
+    pub async fn new(settings: AwsSettings) -> Result<Self, AwsSetupError> {
+        let config = load_config(&settings).await;
+        let endpoint = ec2_endpoint(&settings.region, config.endpoint_url())?;
+        let credentials = credentials(&settings, &config).await;
+        let kept = SharedCredentialsProvider::new(credentials.clone());
+        let config = config.into_builder().credentials_provider(kept).build();
+        let auto_scaling =
+            aws_sdk_autoscaling::config::Builder::from(&config).interceptor(WholeAnswer).build();
+        let calls = Arc::new(AwsCalls::default());
+        Ok(Self {
+            groups: Groups {
+                client: aws_sdk_autoscaling::Client::from_conf(auto_scaling),
+                pace: Pace::per_second(settings.calls_per_second),
+                limit: settings.call_timeout,
+                calls: Arc::clone(&calls),
+            },
+            hosts: Hosts {
+                connector: transport::connector(settings.connect_timeout),
+                endpoint,
+                region: settings.region.as_str().to_owned(),
+                credentials: credentials.clone(),
+                clock: settings.clock.clone(),
+                pace: Pace::per_second(settings.calls_per_second),
+                limit: settings.call_timeout,
+                calls: Arc::clone(&calls),
+            },
+            addresses: Addresses::default(),
+            clock: settings.clock,
+            credentials,
+            calls,
+        })
+    }
+
+    /// The counters of calls, shared: keep them for the metrics page.
+    pub fn calls(&self) -> Arc<AwsCalls> {
+        Arc::clone(&self.calls)
+    }
+
+    /// Describes every batch. After AWS throttled or refused us, the rest of the sweep is not tried.
+    async fn describe_batches(&self, names: &[GroupName]) -> Vec<Result<Batch, SourceError>> {
+        let mut batches = Vec::new();
+        let mut stop = None;
+        for names in names.chunks(groups::BATCH) {
+            let batch = match &stop {
+                Some(error) => Err(SourceError::clone(error)),
+                None => self.noted(self.groups.describe(names).await).await,
+            };
+            stop = stop.or_else(|| ends_sweep(&batch));
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Forgets instances that their group no longer lists, and returns those whose address is not known
+    /// yet, each with the number of its batch.
+    fn without_address(
+        &self,
+        names: &[GroupName],
+        batches: &[Result<Batch, SourceError>],
+    ) -> Vec<(usize, GroupName, InstanceId)> {
+        let mut wanted = Vec::new();
+        for (number, (names, batch)) in names.chunks(groups::BATCH).zip(batches).enumerate() {
+            let Ok(batch) = batch else { continue };
+            for name in names {
+                let instances = batch.get(name).map(|g| g.instances.as_slice()).unwrap_or_default();
+                self.addresses.keep_only(name, &instances.iter().map(|i| &i.id).collect());
+                let unknown = |i: &&Listed| needs_address(i) && self.addresses.get(name, &i.id).is_none();
+                wanted.extend(instances.iter().filter(unknown).map(|i| (number, name.clone(), i.id.clone())));
+            }
+        }
+        wanted
+    }
+
+    /// Looks up the addresses that are not known yet. A failure takes the batches it belongs to along.
+    async fn find_addresses(&self, names: &[GroupName], batches: &mut [Result<Batch, SourceError>]) {
+        let wanted = self.without_address(names, batches);
+        let mut stop = None;
+        for part in wanted.chunks(hosts::BATCH) {
+            let ids: Vec<_> = part.iter().map(|(_, _, id)| id.clone()).collect();
+            let found = match &stop {
+                Some(error) => Err(SourceError::clone(error)),
+                None => self.noted(self.hosts.describe(&ids).await).await,
+            };
+            stop = stop.or_else(|| ends_sweep(&found));
+            match found {
+                Ok(hosts) => {
+                    let group_of: BTreeMap<_, _> = part.iter().map(|(_, name, id)| (id, name)).collect();
+                    for host in hosts {
+                        if let (Some(name), Some(ip)) = (group_of.get(&host.id), host.ip) {
+                            self.addresses.learn(name, &host.id, ip);
+                        }
+                    }
+                }
+                Err(error) => part.iter().for_each(|(number, _, _)| batches[*number] = Err(error.clone())),
+            }
+        }
+    }
+
+    /// Counts what AWS throttled, and drops credentials it refused.
+    async fn noted<T>(&self, result: Result<T, SourceError>) -> Result<T, SourceError> {
+        match &result {
+            Err(SourceError::Throttled(_)) => self.calls.count_throttled(),
+            Err(SourceError::Denied(_)) => self.credentials.forget().await,
+            _ => {}
+        }
+        result
+    }
+
+    fn answer(&self, made_at: Timestamp, target: &Target, group: Option<&Group>) -> Answer {
+        let Some(group) = group else { return Answer::DoesNotExist };
+        let instances = group.instances.iter().map(|i| Instance {
+            id: i.id.clone(),
+            lifecycle: i.lifecycle,
+            address: self.addresses.get(&target.group, &i.id).map(|ip| SocketAddr::new(ip, target.port)),
+            zone: i.zone.clone(),
+        });
+        Answer::Group(Describe { made_at, desired: group.desired, instances: instances.collect() })
+    }
+}
+
+#[async_trait]
+impl Source for AwsSource {
+    async fn describe(&self, targets: &[Target]) -> Vec<Result<Answer, SourceError>> {
+        let made_at = self.clock.now();
+        // Two fleets may share one group, with another port each.
+        let names: BTreeSet<_> = targets.iter().map(|t| t.group.clone()).collect();
+        let names: Vec<_> = names.into_iter().collect();
+        let mut batches = self.describe_batches(&names).await;
+        self.find_addresses(&names, &mut batches).await;
+        let batch_of = |name| names.binary_search(name).ok().and_then(|at| batches.get(at / groups::BATCH));
+        let answers = targets.iter().map(|target| match batch_of(&target.group) {
+            Some(Ok(batch)) => Ok(self.answer(made_at, target, batch.get(&target.group))),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(SourceError::Malformed("the group was not asked for".to_owned())),
+        });
+        answers.collect()
+    }
+
+    async fn prove_gone(&self, ids: &[InstanceId]) -> Result<Proof, SourceError> {
+        let mut proof = Proof::default();
+        for part in ids.chunks(hosts::BATCH) {
+            let hosts = self.noted(self.hosts.describe(part).await).await?;
+            let states: BTreeMap<_, _> = hosts.into_iter().map(|h| (h.id, h.state)).collect();
+            for id in part {
+                match states.get(id).map(String::as_str) {
+                    Some("shutting-down" | "terminated") => drop(proof.gone.insert(id.clone())),
+                    Some(_) => {}
+                    None => drop(proof.not_found.insert(id.clone())),
+                }
+            }
+        }
+        Ok(proof)
+    }
+}
+
+/// Only what may be sent to, or was until now.
+fn needs_address(instance: &Listed) -> bool {
+    matches!(instance.lifecycle, Lifecycle::InService | Lifecycle::Leaving)
+}
+
+/// More calls would make throttling worse, and would be refused like the first one.
+fn ends_sweep<T>(result: &Result<T, SourceError>) -> Option<SourceError> {
+    match result {
+        Err(error @ (SourceError::Throttled(_) | SourceError::Denied(_))) => Some(error.clone()),
+        _ => None,
+    }
+}
+
+async fn load_config(settings: &AwsSettings) -> SdkConfig {
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(settings.connect_timeout)
+        .operation_attempt_timeout(settings.call_timeout)
+        .build();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .region(aws_config::Region::new(settings.region.as_str().to_owned()))
+        .http_client(transport::client())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .identity_cache(IdentityCache::no_cache());
+    if let Some(url) = &settings.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    if let Some(credentials) = &settings.credentials {
+        loader = loader.credentials_provider(credentials.clone());
+    }
+    loader.load().await
+}
+
+/// What the chain gives, or the role it may assume.
+async fn credentials(settings: &AwsSettings, config: &SdkConfig) -> Kept {
+    let from = match &settings.assume_role {
+        Some(role) => {
+            let role =
+                AssumeRoleProvider::builder(role).session_name(SESSION).configure(config).build().await;
+            Some(SharedCredentialsProvider::new(role))
+        }
+        None => config.credentials_provider(),
+    };
+    Kept::new(from, settings.clock.clone())
+}
+
+fn ec2_endpoint(region: &Region, given: Option<&str>) -> Result<Uri, AwsSetupError> {
+    let domain = if region.as_str().starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let url = given.map_or_else(|| format!("https://ec2.{region}.{domain}"), str::to_owned);
+    let wrong = || AwsSetupError::Endpoint(url.clone());
+    let uri: Uri = format!("{}/", url.trim_end_matches('/')).parse().map_err(|_| wrong())?;
+    match uri.scheme_str() {
+        Some("http" | "https") if uri.host().is_some() => Ok(uri),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,8 @@ pub enum Fault {
     Html502,
     /// HTTP 200 and the first half of the truth, in a complete HTTP message.
     Truncated,
+    /// HTTP 200 and 17 MiB of white space.
+    TooLong,
     /// The connection is closed without an answer.
     Drop,
     /// The connection stays open, and nothing comes.
@@ -138,6 +140,7 @@ impl Fault {
             Self::Html200 => Reply { status: 200, body: html },
             Self::Html502 => Reply { status: 502, body: html },
             Self::Truncated => truth().first_half(),
+            Self::TooLong => Reply { status: 200, body: vec![b' '; 17 * 1024 * 1024].into() },
             Self::Drop => return Verdict::Drop,
             Self::Silence => return Verdict::Silence,
         };

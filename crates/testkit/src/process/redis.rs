@@ -9,7 +9,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{START_TRIES, Server, exchange, free_port};
+use super::{PROBE, START_TRIES, Server, exchange, free_port};
 
 /// 10 s at one look every 20 ms.
 const LOOKS: u32 = 500;
@@ -81,7 +81,7 @@ fn spawn(port: u16, dir: &TempDir) -> Option<Server> {
 /// Whether it is this process that answers: after a lost race for the port it is another one.
 fn answers(port: u16, pid: u32) -> bool {
     let own = format!("process_id:{pid}\r\n");
-    match exchange(port, b"INFO server\r\nQUIT\r\n", |_| false) {
+    match exchange(port, b"INFO server\r\nQUIT\r\n", PROBE, |_| false) {
         Ok(answer) => String::from_utf8_lossy(&answer).contains(&own),
         Err(_) => false,
     }
@@ -89,11 +89,15 @@ fn answers(port: u16, pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn ask(redis: &RedisServer, command: &str) -> Option<String> {
         let ends = |answer: &[u8]| answer.ends_with(b"\r\n");
-        let answer = exchange(redis.port(), format!("{command}\r\n").as_bytes(), ends).ok()?;
+        let answer =
+            exchange(redis.port(), format!("{command}\r\n").as_bytes(), Duration::from_millis(500), ends)
+                .ok()?;
         String::from_utf8(answer).ok()
     }
 
