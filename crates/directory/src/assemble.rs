@@ -1,5 +1,7 @@
 //! From a configuration to a running directory.
 
+#[cfg(feature = "aws")]
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +10,9 @@ use tokio::net::TcpListener;
 
 use crate::alerts::Alerts;
 use crate::clock::Clock;
-use crate::config::{Config, FleetConfig, SourceConfig, TlsConfig};
+#[cfg(feature = "aws")]
+use crate::config::FleetConfig;
+use crate::config::{Config, SourceConfig, TlsConfig};
 use crate::engine::{Engine, Setup, SourceSetup, Stores};
 use crate::http::{App, run};
 use crate::shutdown::{self, Shutdown};
@@ -132,5 +136,39 @@ async fn sources(config: &Config, clock: &Clock) -> Result<Vec<SourceSetup>, Run
     }
     #[cfg(feature = "aws")]
     setups.extend(aws_sources(config, clock).await?);
+    Ok(setups)
+}
+
+/// One source for all fleets of a region that are seen through one role.
+#[cfg(feature = "aws")]
+async fn aws_sources(config: &Config, clock: &Clock) -> Result<Vec<SourceSetup>, RunError> {
+    use crate::source::aws::{AwsSettings, AwsSource};
+    let mut accounts: BTreeMap<_, Vec<FleetConfig>> = BTreeMap::new();
+    for fleet in &config.fleets {
+        if let SourceConfig::Aws { assume_role, .. } = &fleet.source {
+            accounts.entry((&fleet.region, assume_role)).or_default().push(fleet.clone());
+        }
+    }
+    let mut setups = Vec::new();
+    for ((region, role), fleets) in accounts {
+        let label = match role {
+            Some(role) => format!("aws {region} {role}"),
+            None => format!("aws {region}"),
+        };
+        let mut settings = AwsSettings::new(region.clone(), clock.clone());
+        settings.assume_role.clone_from(role);
+        settings.endpoint_url.clone_from(&config.aws.endpoint_url);
+        settings.calls_per_second = config.aws.calls_per_second;
+        let source = AwsSource::new(settings)
+            .await
+            .map_err(|e| RunError::Setup(format!("source {label}: {e}")))?;
+        setups.push(SourceSetup {
+            label,
+            kind: "aws",
+            source: Arc::new(source),
+            fleets,
+            gap: Duration::from_secs_f64(1.0 / config.aws.calls_per_second),
+        });
+    }
     Ok(setups)
 }

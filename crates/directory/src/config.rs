@@ -282,6 +282,10 @@ fn store(mut s: Section<'_>) -> StoreConfig {
             if cfg!(not(feature = "redis")) {
                 s.mistake("kind", "this build has no Redis support (feature `redis`)");
             }
+            #[cfg(feature = "redis")]
+            if let Err(error) = url.parse::<crate::store::redis::RedisUrl>() {
+                s.mistake("url", &error.to_string());
+            }
             Some(RedisConfig { url: Secret::new(url), mirror_keys })
         }
         ("redis", Some(_)) => {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pikepole_fleet::{FleetName, FleetState, GroupName, GuardPolicy, Input, Outcome, Verdict};
+use pikepole_fleet::{FleetName, FleetState, GuardPolicy, Input, Outcome, Verdict};
 use tokio::task::JoinSet;
 
 use crate::alerts::Alerts;
@@ -201,6 +201,13 @@ impl Engine {
         self.reconcilers.iter().map(|r| (r.label.as_str(), r.describes.load(Ordering::Relaxed)))
     }
 
+    /// Calls each source made to its API: the source's label, the API's name and the count.
+    pub fn api_calls(&self) -> impl Iterator<Item = (&str, &'static str, u64)> {
+        self.reconcilers
+            .iter()
+            .flat_map(|r| r.api_calls().into_iter().map(|(api, calls)| (r.label.as_str(), api, calls)))
+    }
+
     /// Whether this replica asks the sources. Without a shared store, and while it is lost, each does.
     fn may_describe(&self) -> bool {
         #[cfg(feature = "redis")]
@@ -305,10 +312,5 @@ impl Engine {
     /// The stores.
     pub fn stores(&self) -> &Stores {
         &self.stores
-    }
-
-    /// The group whose name the seed's `as_name` carries.
-    pub fn group_of(&self, fleet: &Fleet) -> GroupName {
-        fleet.config().group()
     }
 }

@@ -62,6 +62,11 @@ pub trait Source: Send + Sync + 'static {
         Ok(Proof::default())
     }
 
+    /// Calls made to an API since the start, by the API's own names.
+    fn api_calls(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// Waits until the source itself notices that a new describe is worth while. Cancel-safe.
     async fn changed(&self) {
         std::future::pending().await

@@ -87,6 +87,11 @@ impl Reconciler {
         receiver
     }
 
+    /// Calls the source made, by the API's own names.
+    pub(super) fn api_calls(&self) -> Vec<(&'static str, u64)> {
+        self.source.api_calls()
+    }
+
     /// Makes the next regular sweep due now.
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();

@@ -147,6 +147,12 @@ fn engine(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let labels: Labels<'_> = [("source", label)];
         ConstCounter::new(sweeps).encode(family.encode_family(&labels)?)?;
     }
+    let mut family =
+        encoder.encode_descriptor("aws_calls", "Calls made to AWS by API, and throttled ones", None, MetricType::Counter)?;
+    for (label, api, calls) in engine.api_calls() {
+        let labels = [("source", label), ("api", api)];
+        ConstCounter::new(calls).encode(family.encode_family(&labels)?)?;
+    }
     let mut family = encoder.encode_descriptor("alerts_open", "Problems that are open now", None, MetricType::Gauge)?;
     for (kind, count) in engine.alerts().open_by_kind() {
         let labels: Labels<'_> = [("kind", kind.as_str())];

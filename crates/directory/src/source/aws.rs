@@ -226,6 +226,14 @@ impl AwsSource {
 
 #[async_trait]
 impl Source for AwsSource {
+    fn api_calls(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("DescribeAutoScalingGroups", self.calls.describe_groups()),
+            ("DescribeInstances", self.calls.describe_instances()),
+            ("throttled", self.calls.throttled()),
+        ]
+    }
+
     async fn describe(&self, targets: &[Target]) -> Vec<Result<Answer, SourceError>> {
         let made_at = self.clock.now();
         // Two fleets may share one group, with another port each.
