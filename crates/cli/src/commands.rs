@@ -73,7 +73,7 @@ pub(crate) async fn fleets(args: FleetsArgs) -> Result<(), Failure> {
             count(v1::MemberState::Active),
             count(v1::MemberState::LastResort),
             count(v1::MemberState::Draining),
-            fleet.age_seconds.map_or("never".into(), |age| format!("{} ago", short(age))),
+            fleet.age_seconds.map_or_else(|| "never".into(), |age| format!("{} ago", short(age))),
             word(fleet.source.state).into(),
             if trouble.is_empty() { "-".into() } else { trouble.join(" ") },
         ]);

@@ -37,8 +37,11 @@ impl Table {
         }
         let mut text = String::new();
         for row in &self.rows {
-            let cells: Vec<String> =
-                row.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", cut(cell, *width))).collect();
+            let cells: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{:<width$}", cut(cell, *width)))
+                .collect();
             text.push_str(cells.join("  ").trim_end());
             text.push('\n');
         }

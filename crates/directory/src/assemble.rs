@@ -18,8 +18,8 @@ use crate::http::{App, run};
 use crate::shutdown::{self, Shutdown};
 use crate::source::Source;
 use crate::source::file::FileSource;
-use crate::store::{Store, StoreError};
 use crate::store::file::FileStore;
+use crate::store::{Store, StoreError};
 
 /// Between two describes of a file or a simulation, which cost nothing.
 const LOCAL_GAP: Duration = Duration::from_millis(100);
@@ -159,9 +159,8 @@ async fn aws_sources(config: &Config, clock: &Clock) -> Result<Vec<SourceSetup>,
         settings.assume_role.clone_from(role);
         settings.endpoint_url.clone_from(&config.aws.endpoint_url);
         settings.calls_per_second = config.aws.calls_per_second;
-        let source = AwsSource::new(settings)
-            .await
-            .map_err(|e| RunError::Setup(format!("source {label}: {e}")))?;
+        let source =
+            AwsSource::new(settings).await.map_err(|e| RunError::Setup(format!("source {label}: {e}")))?;
         setups.push(SourceSetup {
             label,
             kind: "aws",

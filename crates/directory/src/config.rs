@@ -241,7 +241,7 @@ fn server(mut s: Section<'_>) -> ServerConfig {
         tokens
     });
     let insecure = s.flag("insecure");
-    let listen = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8044)));
+    let listen = listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8044)));
     let mtls = tls.as_ref().is_some_and(|t| t.client_ca.is_some());
     if tokens.is_none() && !mtls && !insecure && !listen.ip().is_loopback() {
         s.mistake(
@@ -320,7 +320,13 @@ fn fleet(mut s: Section<'_>, role: Option<&str>) -> Option<FleetConfig> {
     let port = s.integer("port", 1..=65_535).unwrap_or(5044);
     let source = s.required_section("source").and_then(|s| source(s, role));
     s.finish();
-    Some(FleetConfig { name: name?, dc: dc?, region: region?, port: u16::try_from(port).ok()?, source: source? })
+    Some(FleetConfig {
+        name: name?,
+        dc: dc?,
+        region: region?,
+        port: u16::try_from(port).ok()?,
+        source: source?,
+    })
 }
 
 fn source(mut s: Section<'_>, role: Option<&str>) -> Option<SourceConfig> {
@@ -381,7 +387,7 @@ fn guard(mut s: Section<'_>) -> GuardPolicy {
 fn alerts(mut s: Section<'_>) -> AlertsConfig {
     let webhook = s.optional_section("webhook").map(|mut w| {
         let url = w.required_text("url");
-        if !url.is_empty() && !(url.starts_with("https://") || url.starts_with("http://")) {
+        if !(url.is_empty() || url.starts_with("https://") || url.starts_with("http://")) {
             w.mistake("url", "must begin with https:// or http://");
         }
         let format = match w.text("format").as_deref() {

@@ -75,7 +75,9 @@ impl Future for Answer {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
-            Self::Now(reply) => Poll::Ready(Ok(reply.take().expect("an answer is polled once after it is ready"))),
+            Self::Now(reply) => {
+                Poll::Ready(Ok(reply.take().expect("an answer is polled once after it is ready")))
+            }
             Self::Later(app, label, future) => future.as_mut().poll(cx).map(|reply| {
                 app.counters.count(*label, reply.status());
                 Ok(reply)
@@ -182,10 +184,7 @@ impl Desk {
             .filter(|fleet| !fleet.state().is_answered())
             .map(|fleet| fleet.config().name.as_str())
             .collect();
-        reply::text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("no answer yet for: {}\n", waiting.join(", ")),
-        )
+        reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("no answer yet for: {}\n", waiting.join(", ")))
     }
 
     fn now(&self, label: usize, reply: Reply) -> Answer {

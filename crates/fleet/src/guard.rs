@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use crate::limits::{HOLD_MIN_NODES, HOLD_READS, HOLD_TIME, EMPTY_READS};
+use crate::limits::{EMPTY_READS, HOLD_MIN_NODES, HOLD_READS, HOLD_TIME};
 use crate::name::InstanceId;
 use crate::overlay::Overlay;
 use crate::snapshot::{Describe, Lifecycle};
@@ -160,8 +160,7 @@ pub(crate) fn judge(
     unproven: usize,
     policy: &GuardPolicy,
 ) -> Option<Doubt> {
-    let in_service =
-        next.instances.iter().filter(|i| i.lifecycle == Lifecycle::InService).count();
+    let in_service = next.instances.iter().filter(|i| i.lifecycle == Lifecycle::InService).count();
     let to = next.routable().count();
     match next.desired {
         Some(desired) if desired > 0 && next.instances.is_empty() => {
@@ -187,6 +186,9 @@ pub(crate) fn judge(
     let fell_by = previous.and_then(|p| p.desired).zip(next.desired).map_or(0, |(a, b)| a.saturating_sub(b));
     let unexplained = unproven.saturating_sub(fell_by as usize).min(from.saturating_sub(to));
     let allowed = policy.max_shrink * from as f64;
-    (unexplained >= HOLD_MIN_NODES && unexplained as f64 > allowed)
-        .then_some(Doubt::Shrink { from, to, unproven })
+    (unexplained >= HOLD_MIN_NODES && unexplained as f64 > allowed).then_some(Doubt::Shrink {
+        from,
+        to,
+        unproven,
+    })
 }

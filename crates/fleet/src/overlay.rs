@@ -164,9 +164,7 @@ impl Overlay {
             snapshot.routable().map(|i| &i.id).filter(|id| !self.is_dying(id)).collect();
         let mut advised: Vec<(Option<Timestamp>, &InstanceId)> = serving
             .iter()
-            .filter_map(|id| {
-                self.entries.get(*id).filter(|e| e.is_advised()).map(|e| (e.advised, *id))
-            })
+            .filter_map(|id| self.entries.get(*id).filter(|e| e.is_advised()).map(|e| (e.advised, *id)))
             .collect();
         advised.sort();
         advised.into_iter().take(serving.len() / 2).map(|(_, id)| id).collect()

@@ -140,12 +140,7 @@ mod tests {
     use super::*;
 
     fn member(id: &str, address: &str, state: MemberState) -> Member {
-        Member {
-            instance_id: id.parse().unwrap(),
-            address: address.parse().unwrap(),
-            zone: None,
-            state,
-        }
+        Member { instance_id: id.parse().unwrap(), address: address.parse().unwrap(), zone: None, state }
     }
 
     fn roster(members: Vec<Member>) -> Roster {

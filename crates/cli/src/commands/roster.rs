@@ -36,7 +36,9 @@ pub(crate) async fn run(args: RosterArgs) -> Result<(), Failure> {
             }
             Event::Unchanged(_) => in_trouble = false,
             // A wrong name or token does not get right by waiting.
-            Event::Trouble(error @ ClientError::Refused { status: 400..=499, .. }) => return Err(hint(error)),
+            Event::Trouble(error @ ClientError::Refused { status: 400..=499, .. }) => {
+                return Err(hint(error));
+            }
             Event::Trouble(error) => {
                 if !in_trouble {
                     crate::complain(&format!("{error}; trying again"));
@@ -61,7 +63,7 @@ fn show(args: &RosterArgs, roster: &v1::Roster, freshness: Freshness) -> Result<
 }
 
 fn as_table(roster: &v1::Roster, freshness: Freshness) -> String {
-    let confirmed = freshness.confirmed_at.map_or("never".into(), time::format);
+    let confirmed = freshness.confirmed_at.map_or_else(|| "never".into(), time::format);
     let stale = if freshness.stale { ", STALE" } else { "" };
     let mut table = Table::new(&["instance", "address", "zone", "state"]);
     for member in &roster.members {

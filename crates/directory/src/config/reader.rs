@@ -306,7 +306,8 @@ fn describe(value: &Value) -> String {
 fn is_near(a: &str, b: &str) -> bool {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let same_start = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-    let same_end = a[same_start..].iter().rev().zip(b[same_start..].iter().rev()).take_while(|(x, y)| x == y).count();
+    let same_end =
+        a[same_start..].iter().rev().zip(b[same_start..].iter().rev()).take_while(|(x, y)| x == y).count();
     let (left_a, left_b) = (a.len() - same_start - same_end, b.len() - same_start - same_end);
     (left_a <= 1 && left_b <= 1) || (left_a == 2 && left_b == 2 && a[same_start] == b[same_start + 1])
 }

@@ -93,9 +93,14 @@ region = "r"
 source = { kind = "file" }
 "#,
     );
-    for name in
-        ["server.listen:", "server.lisen:", "guard.max_shrink:", "aws.reconcile:", "fleet[0].name:", "fleet[0].source.path:"]
-    {
+    for name in [
+        "server.listen:",
+        "server.lisen:",
+        "guard.max_shrink:",
+        "aws.reconcile:",
+        "fleet[0].name:",
+        "fleet[0].source.path:",
+    ] {
         assert!(found.iter().any(|m| m.starts_with(name)), "{name} is missing in {found:#?}");
     }
     assert!(found.iter().any(|m| m.contains("did you mean \"listen\"?")), "{found:#?}");
@@ -119,7 +124,9 @@ fn an_open_port_needs_tokens() {
 fn secrets_stay_secret() {
     let text = format!("[server]\ntokens = {{ read = \"${{TOKEN}}\", write = \"${{TOKEN}}\" }}\n{FLEET}");
     assert!(!format!("{:?}", parse(&text).unwrap()).contains("s3cret"));
-    let wrong = format!("[store]\nkind = \"redis\"\nurl = \"${{TOKEN}}\"\n[server]\ntokens = \"${{TOKEN}}\"\n{FLEET}");
+    let wrong = format!(
+        "[store]\nkind = \"redis\"\nurl = \"${{TOKEN}}\"\n[server]\ntokens = \"${{TOKEN}}\"\n{FLEET}"
+    );
     assert!(!format!("{:?}", mistakes(&wrong)).contains("s3cret"));
 }
 

@@ -112,8 +112,9 @@ async fn accept(
 /// A dead peer must not keep its place: TCP finds it out by itself.
 fn set_options(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let keepalive =
-        socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15));
     let set = [
         socket.set_tcp_nodelay(true),
         socket.set_tcp_keepalive(&keepalive),

@@ -13,9 +13,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use super::App;
 use super::reply::{Reply, whole};
 use super::route::Route;
-use super::App;
 use crate::engine::{Engine, Fleet};
 
 /// Statuses that are counted by themselves; the rest shares the last place.
@@ -94,9 +94,13 @@ fn fleets(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         ("fleet_age_seconds", "Seconds since the source confirmed the roster", |_, f, now| {
             f.age(now).map(|age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX))
         }),
-        ("fleet_stale", "1 if the roster was not confirmed for too long", |e, f, _| Some(e.is_stale(f).into())),
+        ("fleet_stale", "1 if the roster was not confirmed for too long", |e, f, _| {
+            Some(e.is_stale(f).into())
+        }),
         ("fleet_known", "1 if a roster is published", |_, f, _| Some(f.published().is_some().into())),
-        ("fleet_missing", "1 if the source says there is no such group", |_, f, _| Some(f.state().missing.into())),
+        ("fleet_missing", "1 if the source says there is no such group", |_, f, _| {
+            Some(f.state().missing.into())
+        }),
         ("fleet_guard_holding", "1 while the guard holds the last good roster", |_, f, _| {
             Some(f.state().hold.is_some().into())
         }),
@@ -116,8 +120,12 @@ fn fleets(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
             }
         }
     }
-    let mut family =
-        encoder.encode_descriptor("fleet_members", "Members of the published roster by state", None, MetricType::Gauge)?;
+    let mut family = encoder.encode_descriptor(
+        "fleet_members",
+        "Members of the published roster by state",
+        None,
+        MetricType::Gauge,
+    )?;
     for fleet in engine.fleets() {
         let Some(published) = fleet.published() else { continue };
         use pikepole_fleet::MemberState::{Active, Draining, LastResort};
@@ -147,13 +155,18 @@ fn engine(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let labels: Labels<'_> = [("source", label)];
         ConstCounter::new(sweeps).encode(family.encode_family(&labels)?)?;
     }
-    let mut family =
-        encoder.encode_descriptor("aws_calls", "Calls made to AWS by API, and throttled ones", None, MetricType::Counter)?;
+    let mut family = encoder.encode_descriptor(
+        "aws_calls",
+        "Calls made to AWS by API, and throttled ones",
+        None,
+        MetricType::Counter,
+    )?;
     for (label, api, calls) in engine.api_calls() {
         let labels = [("source", label), ("api", api)];
         ConstCounter::new(calls).encode(family.encode_family(&labels)?)?;
     }
-    let mut family = encoder.encode_descriptor("alerts_open", "Problems that are open now", None, MetricType::Gauge)?;
+    let mut family =
+        encoder.encode_descriptor("alerts_open", "Problems that are open now", None, MetricType::Gauge)?;
     for (kind, count) in engine.alerts().open_by_kind() {
         let labels: Labels<'_> = [("kind", kind.as_str())];
         ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
@@ -163,12 +176,26 @@ fn engine(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
 
 fn server(counters: &Counters, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     counter(encoder, "http_connections_accepted", "Connections accepted", &counters.accepted)?;
-    counter(encoder, "http_slow_readers", "Connections cut because they took nothing", &counters.slow_readers)?;
+    counter(
+        encoder,
+        "http_slow_readers",
+        "Connections cut because they took nothing",
+        &counters.slow_readers,
+    )?;
     counter(encoder, "seed_region_ignored", "Answers that ignored a wrong region", &counters.region_ignored)?;
     let open = ConstGauge::new(i64::try_from(counters.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-    open.encode(encoder.encode_descriptor("http_connections_open", "Connections open now", None, MetricType::Gauge)?)?;
-    let mut family =
-        encoder.encode_descriptor("http_requests", "Requests by route and status", None, MetricType::Counter)?;
+    open.encode(encoder.encode_descriptor(
+        "http_connections_open",
+        "Connections open now",
+        None,
+        MetricType::Gauge,
+    )?)?;
+    let mut family = encoder.encode_descriptor(
+        "http_requests",
+        "Requests by route and status",
+        None,
+        MetricType::Counter,
+    )?;
     for (route, by_status) in Route::LABELS.iter().zip(&counters.requests) {
         for (status, count) in STATUSES.iter().zip(by_status) {
             let count = count.load(Ordering::Relaxed);

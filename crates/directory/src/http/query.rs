@@ -91,7 +91,8 @@ pub(super) fn poll(query: Option<&str>) -> Result<Poll, ApiError> {
     let [after, wait, agent, start, applied] = strict(query, ["after", "wait", "agent", "start", "applied"])?;
     let number = |name: &str, text: Option<Cow<'_, str>>| {
         text.map(|t| {
-            t.parse::<u64>().map_err(|_| ApiError::bad_request(format!("{name} must be a revision, a whole number")))
+            t.parse::<u64>()
+                .map_err(|_| ApiError::bad_request(format!("{name} must be a revision, a whole number")))
         })
         .transpose()
     };
@@ -129,8 +130,16 @@ mod tests {
     #[test]
     fn v1_refuses_unknown_doubled_and_malformed_parameters() {
         for query in [
-            "affter=1", "after=1&after=2", "after=x", "after=-1", "wait=5", "wait=301s", "agent=", "start=1",
-            "applied=x", "after=99999999999999999999999",
+            "affter=1",
+            "after=1&after=2",
+            "after=x",
+            "after=-1",
+            "wait=5",
+            "wait=301s",
+            "agent=",
+            "start=1",
+            "applied=x",
+            "after=99999999999999999999999",
         ] {
             assert!(poll(Some(query)).is_err(), "{query}");
         }

@@ -94,8 +94,9 @@ pub(super) fn json(value: &impl serde::Serialize) -> Reply {
 }
 
 pub(super) fn no_such_path() -> Reply {
-    let mut reply = ApiError::bad_request("there is nothing at this path; GET /openapi.json lists them".into())
-        .into_reply();
+    let mut reply =
+        ApiError::bad_request("there is nothing at this path; GET /openapi.json lists them".into())
+            .into_reply();
     *reply.status_mut() = StatusCode::NOT_FOUND;
     reply
 }

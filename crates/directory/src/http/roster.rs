@@ -89,9 +89,8 @@ fn lists(tags: &HeaderValue, etag: &HeaderValue) -> bool {
 /// Waits until the roster is another one than the caller's.
 pub(super) async fn later(app: Arc<App>, fleet: Arc<Fleet>, poll: Poll, mut shutdown: Shutdown) -> Reply {
     let mut roster = fleet.watch();
-    let is_news = |p: &Option<Arc<Published>>| {
-        p.as_ref().is_some_and(|p| Some(p.revision().get()) != poll.after)
-    };
+    let is_news =
+        |p: &Option<Arc<Published>>| p.as_ref().is_some_and(|p| Some(p.revision().get()) != poll.after);
     let news = tokio::select! {
         news = roster.wait_for(is_news) => news.ok().and_then(|p| p.clone()),
         () = tokio::time::sleep(poll.wait) => None,

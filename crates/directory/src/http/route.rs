@@ -155,7 +155,16 @@ mod tests {
 
     #[test]
     fn near_misses_name_nothing() {
-        for path in ["", "/v1", "/v1/fleets/", "/v1/fleets/f/", "/v1/fleets/f/roster/", "/logstash-ip/", "//", "/V1/fleets"] {
+        for path in [
+            "",
+            "/v1",
+            "/v1/fleets/",
+            "/v1/fleets/f/",
+            "/v1/fleets/f/roster/",
+            "/logstash-ip/",
+            "//",
+            "/V1/fleets",
+        ] {
             assert_eq!(Route::parse(path), None, "{path}");
         }
     }

@@ -25,7 +25,7 @@ const FAILURE: &str = "Failure";
 pub(super) fn hosts_now(app: &App, query: Option<&str>, headers: &HeaderMap) -> Option<Reply> {
     let (fleet, warn) = match resolve(app, query) {
         Ok(found) => found,
-        Err(reply) => return Some(reply),
+        Err(unresolved) => return Some(unresolved.into_reply()),
     };
     let published = fleet.published()?;
     Some(hosts_reply(app, fleet, &published, warn, headers))
@@ -35,7 +35,7 @@ pub(super) fn hosts_now(app: &App, query: Option<&str>, headers: &HeaderMap) -> 
 pub(super) async fn hosts_later(app: Arc<App>, query: Option<String>, headers: HeaderMap) -> Reply {
     let (fleet, warn) = match resolve(&app, query.as_deref()) {
         Ok(found) => found,
-        Err(reply) => return reply,
+        Err(unresolved) => return unresolved.into_reply(),
     };
     let mut roster = fleet.watch();
     let known = tokio::time::timeout(FIRST_ANSWER, roster.wait_for(Option::is_some)).await;
@@ -45,13 +45,45 @@ pub(super) async fn hosts_later(app: Arc<App>, query: Option<String>, headers: H
     }
 }
 
-fn resolve<'a>(app: &'a App, query: Option<&str>) -> Result<(&'a Arc<Fleet>, bool), Reply> {
+/// Why the seed's parameters name no fleet.
+enum Unresolved {
+    Missing(&'static str),
+    Unknown { dcid: String, region: String },
+    OtherGroup(String),
+}
+
+impl Unresolved {
+    fn into_reply(self) -> Reply {
+        let short = |s: String| s.chars().take(128).collect::<String>();
+        match self {
+            Self::Missing(name) => text(StatusCode::BAD_REQUEST, format!("missing parameter {name}\n")),
+            Self::Unknown { dcid, region } => {
+                let (dcid, region) = (short(dcid), short(region));
+                text(StatusCode::NOT_FOUND, format!("no fleet has dcid {dcid:?} and region {region:?}\n"))
+            }
+            Self::OtherGroup(name) => {
+                text(StatusCode::NOT_FOUND, format!("the group of this fleet is not {:?}\n", short(name)))
+            }
+        }
+    }
+}
+
+fn resolve<'a>(app: &'a App, query: Option<&str>) -> Result<(&'a Arc<Fleet>, bool), Unresolved> {
     let [dcid, region] = lenient(query, ["dcid", "region"]);
-    let dcid = required("dcid", dcid)?;
-    let region = required("region", region)?;
-    match find(app, &dcid, &region) {
-        Some(found) => Ok(found),
-        None => Err(unknown(&dcid, &region)),
+    let (dcid, region) = (required("dcid", dcid)?, required("region", region)?);
+    find(app, &dcid, &region)
+        .ok_or_else(|| Unresolved::Unknown { dcid: dcid.into_owned(), region: region.into_owned() })
+}
+
+/// The fleet that a hint is about; its group must be the one named.
+fn resolve_hint<'a>(app: &'a App, query: Option<&str>) -> Result<&'a Arc<Fleet>, Unresolved> {
+    let (fleet, _) = resolve(app, query)?;
+    let [as_name] = lenient(query, ["as_name"]);
+    let as_name = required("as_name", as_name)?;
+    if fleet.config().group().as_str() == as_name {
+        Ok(fleet)
+    } else {
+        Err(Unresolved::OtherGroup(as_name.into_owned()))
     }
 }
 
@@ -68,16 +100,8 @@ fn find<'a>(app: &'a App, dcid: &str, region: &str) -> Option<(&'a Arc<Fleet>, b
     }
 }
 
-fn required<'a>(name: &str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Reply> {
-    value
-        .filter(|v| !v.is_empty())
-        .ok_or_else(|| text(StatusCode::BAD_REQUEST, format!("missing parameter {name}\n")))
-}
-
-fn unknown(dcid: &str, region: &str) -> Reply {
-    let short = |s: &str| s.chars().take(128).collect::<String>();
-    let message = format!("no fleet has dcid {:?} and region {:?}\n", short(dcid), short(region));
-    text(StatusCode::NOT_FOUND, message)
+fn required<'a>(name: &'static str, value: Option<Cow<'a, str>>) -> Result<Cow<'a, str>, Unresolved> {
+    value.filter(|v| !v.is_empty()).ok_or(Unresolved::Missing(name))
 }
 
 fn failure(status: StatusCode) -> Reply {
@@ -99,7 +123,8 @@ fn hosts_reply(app: &App, fleet: &Fleet, published: &Published, warn: bool, head
     if warn {
         app.counters.region_ignored.fetch_add(1, Ordering::Relaxed);
         let region = &fleet.config().region;
-        let warning = format!("299 pikepole \"the region of this dcid is {region}; the one given was ignored\"");
+        let warning =
+            format!("299 pikepole \"the region of this dcid is {region}; the one given was ignored\"");
         if let Ok(value) = HeaderValue::try_from(warning) {
             reply.headers_mut().insert(WARNING, value);
         }
@@ -109,18 +134,10 @@ fn hosts_reply(app: &App, fleet: &Fleet, published: &Published, warn: bool, head
 
 /// `GET /update-ip-list?region=&dcid=&as_name=`: a hint that something changed.
 pub(super) async fn update(app: Arc<App>, query: Option<String>) -> Reply {
-    let [dcid, region, as_name] = lenient(query.as_deref(), ["dcid", "region", "as_name"]);
-    let named = (|| Ok((required("dcid", dcid)?, required("region", region)?, required("as_name", as_name)?)))();
-    let (dcid, region, as_name) = match named {
-        Ok(named) => named,
-        Err(reply) => return reply,
+    let fleet = match resolve_hint(&app, query.as_deref()) {
+        Ok(fleet) => fleet,
+        Err(unresolved) => return unresolved.into_reply(),
     };
-    let Some((fleet, _)) = find(&app, &dcid, &region) else { return unknown(&dcid, &region) };
-    let group = fleet.config().group();
-    if group.as_str() != as_name {
-        let message = format!("the group of this fleet is not {:?}\n", as_name.chars().take(128).collect::<String>());
-        return text(StatusCode::NOT_FOUND, message);
-    }
     match app.engine.refresh(fleet, UPDATE_ANSWER).await {
         Refreshed::Confirmed(_) => text(StatusCode::OK, "Success"),
         Refreshed::Failed(_) => failure(StatusCode::BAD_GATEWAY),

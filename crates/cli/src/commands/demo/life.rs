@@ -49,7 +49,13 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(cloud: SimCloud, engine: Arc<Engine>, fleet: Arc<Fleet>, seed: u64, speed: f64) -> Self {
+    pub(super) fn new(
+        cloud: SimCloud,
+        engine: Arc<Engine>,
+        fleet: Arc<Fleet>,
+        seed: u64,
+        speed: f64,
+    ) -> Self {
         let group = fleet.config().group();
         let rng = fastrand::Rng::with_seed(seed);
         Self { cloud, engine, fleet, group, rng, speed, pending: Vec::new(), throttled_until: None }

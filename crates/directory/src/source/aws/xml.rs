@@ -207,7 +207,8 @@ fn character(entity: &BytesRef<'_>) -> Result<char, XmlError> {
     if let Some(c) = entity.resolve_char_ref().map_err(|e| syntax(&e))? {
         return Ok(c);
     }
-    match entity.as_ref() {
+    let name: &[u8] = entity.as_ref();
+    match name {
         b"lt" => Ok('<'),
         b"gt" => Ok('>'),
         b"amp" => Ok('&'),
