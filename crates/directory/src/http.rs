@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod connection;
 mod fleets;
+mod limits;
 mod metrics;
 mod page;
 mod query;
@@ -32,6 +33,7 @@ use crate::engine::{Engine, Fleet};
 use crate::shutdown::Shutdown;
 use auth::Auth;
 pub use connection::run;
+pub use limits::Limits;
 use metrics::Counters;
 use reply::{ApiError, Reply};
 use route::Route;
@@ -40,14 +42,20 @@ use route::Route;
 pub struct App {
     engine: Arc<Engine>,
     auth: Auth,
+    limits: Limits,
     counters: Counters,
 }
 
 impl App {
     /// Puts it together.
     pub fn new(engine: Arc<Engine>, config: &ServerConfig) -> Arc<Self> {
+        Self::with_limits(engine, config, Limits::default())
+    }
+
+    /// The same, with other limits than those that suit production: for tests.
+    pub fn with_limits(engine: Arc<Engine>, config: &ServerConfig, limits: Limits) -> Arc<Self> {
         let auth = Auth { tokens: config.tokens.clone(), compat_anonymous: config.compat_anonymous };
-        Arc::new(Self { engine, auth, counters: Counters::default() })
+        Arc::new(Self { engine, auth, limits, counters: Counters::default() })
     }
 
     fn fleet(&self, name: &str) -> Result<&Arc<Fleet>, ApiError> {

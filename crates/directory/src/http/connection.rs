@@ -16,26 +16,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, SPARE_FILES};
 use super::{App, Desk, tls};
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
-
-/// A whole request head must arrive within this; it also ends idle connections.
-const HEAD_TIME: Duration = Duration::from_secs(15);
-/// A TLS handshake must be done within this.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// A reader that takes nothing for this long is cut off.
-const WRITE_TIME: Duration = Duration::from_secs(15);
-/// Bytes of a request head; hyper answers 431 above.
-const MAX_HEAD: usize = 16 * 1024;
-/// Headers of a request; hyper answers 431 above.
-const MAX_HEADERS: usize = 64;
-/// How long requests in flight may take after the shutdown.
-const GRACE: Duration = Duration::from_secs(5);
-/// File descriptors that are kept for everything that is not a connection.
-const SPARE_FILES: usize = 128;
-/// Connections at once, if the file limit allows them.
-const MAX_CONNECTIONS: usize = 200_000;
 
 /// Serves until the shutdown, then lets what is in flight finish.
 pub async fn run(
@@ -48,10 +32,11 @@ pub async fn run(
         None => None,
         Some(config) => {
             let (sender, receiver) = watch::channel(tls::server_config(&config)?);
-            tokio::spawn(tls::follow(config, sender, shutdown.clone()));
+            tokio::spawn(tls::follow(config, sender, app.limits.look_every, shutdown.clone()));
             Some(receiver)
         }
     };
+    let grace = app.limits.grace;
     let places = Arc::new(Semaphore::new(most_connections()));
     // Every connection holds a sender: the receiver hears when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
@@ -71,7 +56,7 @@ pub async fn run(
             match acceptor {
                 None => serve(stream, app, shutdown).await,
                 Some(acceptor) => {
-                    let handshake = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
+                    let handshake = tokio::time::timeout(app.limits.handshake_time, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
                         Box::pin(serve(stream, app, shutdown)).await;
                     }
@@ -82,7 +67,7 @@ pub async fn run(
     }
     drop(listener);
     drop(alive);
-    if tokio::time::timeout(GRACE, all_gone.recv()).await.is_err() {
+    if tokio::time::timeout(grace, all_gone.recv()).await.is_err() {
         tracing::warn!("some connections did not finish in time and were cut");
     }
     Ok(())
@@ -136,10 +121,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Patient { stream, app: Arc::clone(&app), stalled: None });
+    let head_time = app.limits.head_time;
     let desk = Desk { app, shutdown: shutdown.clone() };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(head_time)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .half_close(false);
@@ -156,7 +142,7 @@ where
     }
 }
 
-/// A stream whose reader may not stall: after [`WRITE_TIME`] without taking a byte it is cut off.
+/// A stream whose reader may not stall: after `write_time` without taking a byte it is cut off.
 struct Patient<S> {
     stream: S,
     app: Arc<App>,
@@ -170,7 +156,8 @@ impl<S> Patient<S> {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
+        let write_time = self.app.limits.write_time;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_time)));
         if stalled.as_mut().poll(cx).is_ready() {
             self.app.counters.slow_readers.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader took nothing")));

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use http::header::{ACCEPT, RETRY_AFTER, WARNING};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -14,10 +13,6 @@ use super::reply::{JSON, Reply, TEXT, text, whole};
 use super::roster::add_freshness;
 use crate::engine::{Fleet, Published, Refreshed};
 
-/// How long a request waits for the first describe of a fleet of which nothing is known yet.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// A Lambda's default patience is 3 s; this leaves it time to hear the answer.
-const UPDATE_ANSWER: Duration = Duration::from_millis(2_300);
 /// The seed's own word for "no answer".
 const FAILURE: &str = "Failure";
 
@@ -38,7 +33,7 @@ pub(super) async fn hosts_later(app: Arc<App>, query: Option<String>, headers: H
         Err(unresolved) => return unresolved.into_reply(),
     };
     let mut roster = fleet.watch();
-    let known = tokio::time::timeout(FIRST_ANSWER, roster.wait_for(Option::is_some)).await;
+    let known = tokio::time::timeout(app.limits.first_answer, roster.wait_for(Option::is_some)).await;
     match known.ok().and_then(Result::ok).and_then(|p| p.clone()) {
         Some(published) => hosts_reply(&app, fleet, &published, warn, &headers),
         None => failure(StatusCode::SERVICE_UNAVAILABLE),
@@ -138,7 +133,7 @@ pub(super) async fn update(app: Arc<App>, query: Option<String>) -> Reply {
         Ok(fleet) => fleet,
         Err(unresolved) => return unresolved.into_reply(),
     };
-    match app.engine.refresh(fleet, UPDATE_ANSWER).await {
+    match app.engine.refresh(fleet, app.limits.update_answer).await {
         Refreshed::Confirmed(_) => text(StatusCode::OK, "Success"),
         Refreshed::Failed(_) => failure(StatusCode::BAD_GATEWAY),
         Refreshed::Pending => text(StatusCode::ACCEPTED, "Accepted"),

@@ -12,9 +12,6 @@ use tokio::sync::watch;
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
 /// Builds the server's side of TLS from files. The error is a sentence without secrets.
 pub(crate) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
     let cert = config.cert.display();
@@ -74,13 +71,14 @@ fn stamp(config: &TlsConfig) -> Stamp {
 pub(super) async fn follow(
     config: TlsConfig,
     current: watch::Sender<Arc<ServerConfig>>,
+    look_every: Duration,
     mut shutdown: Shutdown,
 ) {
     let mut seen = stamp(&config);
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(look_every) => {}
         }
         let now = stamp(&config);
         if now == seen {

@@ -17,8 +17,6 @@ use super::reply::{ApiError, Reply};
 use crate::engine::Published;
 use crate::shutdown::Shutdown;
 
-/// A comment keeps proxies on the way from cutting an idle stream.
-const COMMENT_EVERY: Duration = Duration::from_secs(15);
 const COMMENT: Bytes = Bytes::from_static(b": alive\n\n");
 const GOAWAY: Bytes = Bytes::from_static(b"event: goaway\ndata: {}\n\n");
 
@@ -37,7 +35,7 @@ pub(super) fn open(app: &App, query: Option<&str>, shutdown: Shutdown) -> Result
     };
     // One event in the channel, one on the wire: what is newer replaces what waits.
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(rosters, sender, shutdown));
+    tokio::spawn(feed(rosters, sender, app.limits.comment_every, shutdown));
     let mut reply = Reply::new(Body::Events(receiver));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -45,7 +43,12 @@ pub(super) fn open(app: &App, query: Option<&str>, shutdown: Shutdown) -> Result
 }
 
 /// Sends the current rosters, then each new one, until the reader or the server goes away.
-async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>, mut shutdown: Shutdown) {
+async fn feed(
+    mut rosters: Vec<Roster>,
+    sender: mpsc::Sender<Bytes>,
+    comment_every: Duration,
+    mut shutdown: Shutdown,
+) {
     for roster in &mut rosters {
         roster.mark_changed();
     }
@@ -64,7 +67,7 @@ async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>, mut shutdow
         let change = select_all(rosters.iter_mut().map(|roster| Box::pin(roster.changed())));
         let changed = tokio::select! {
             (changed, index, _) = change => changed.is_ok().then_some(index),
-            () = tokio::time::sleep(COMMENT_EVERY) => { next = Some(COMMENT); continue; }
+            () = tokio::time::sleep(comment_every) => { next = Some(COMMENT); continue; }
             () = sender.closed() => return,
             () = shutdown.wait() => break,
         };
