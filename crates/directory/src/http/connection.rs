@@ -56,7 +56,8 @@ pub async fn run(
             match acceptor {
                 None => serve(stream, app, shutdown).await,
                 Some(acceptor) => {
-                    let handshake = tokio::time::timeout(app.limits.handshake_time, acceptor.accept(stream)).await;
+                    let handshake =
+                        tokio::time::timeout(app.limits.handshake_time, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
                         Box::pin(serve(stream, app, shutdown)).await;
                     }

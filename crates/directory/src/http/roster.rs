@@ -71,7 +71,7 @@ pub(super) fn now(app: &App, fleet: &Fleet, poll: Poll, headers: &HeaderMap) -> 
     };
     let has_it = match poll.after {
         Some(after) => after == published.revision().get(),
-        None => headers.get(IF_NONE_MATCH).is_some_and(|tags| lists(tags, &published.etag)),
+        None => headers.get_all(IF_NONE_MATCH).iter().any(|tags| lists(tags, &published.etag)),
     };
     if !has_it {
         return Some(full(app, fleet, &published));

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::{ACCEPT, RETRY_AFTER, WARNING};
+use http::header::{RETRY_AFTER, WARNING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::App;
+use super::accept::prefers;
 use super::query::lenient;
 use super::reply::{JSON, Reply, TEXT, text, whole};
 use super::roster::add_freshness;
@@ -108,8 +109,7 @@ fn failure(status: StatusCode) -> Reply {
 }
 
 fn hosts_reply(app: &App, fleet: &Fleet, published: &Published, warn: bool, headers: &HeaderMap) -> Reply {
-    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
-    let mut reply = if accept.contains("application/json") {
+    let mut reply = if prefers(headers, "application/json", "text/plain") {
         whole(StatusCode::OK, JSON, published.hosts.clone())
     } else {
         whole(StatusCode::OK, TEXT, published.seed.clone())
