@@ -166,7 +166,7 @@ impl Desk {
             }
             Route::Watch => watch::open(app, query, self.shutdown.clone())?,
             Route::PrometheusSd => fleets::prometheus_sd(app, query)?,
-            Route::Metrics => metrics::reply(app),
+            Route::Metrics => metrics::reply(app, &head.headers),
             Route::Healthz => reply::text(StatusCode::OK, "alive\n"),
             Route::Readyz => self.readyz(),
             Route::OpenApi => page::openapi(),
