@@ -73,6 +73,8 @@ async fn feed(
         };
         let Some(index) = changed else { break };
         next = rosters[index].borrow_and_update().as_ref().map(|published| published.event.clone());
+        // Who was heard goes to the end of the line: a fleet that never rests must not silence the others.
+        rosters[index..].rotate_left(1);
     }
     // Losing this is fine: the end of the stream says the same.
     drop(tokio::time::timeout(Duration::from_secs(1), sender.send(GOAWAY)).await);
