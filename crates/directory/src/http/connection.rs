@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, SPARE_FILES};
+use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, MOST_UNSENT, SPARE_FILES};
 use super::{App, Desk, tls};
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
@@ -95,7 +95,8 @@ async fn accept(
     }
 }
 
-/// A dead peer must not keep its place: TCP finds it out by itself.
+/// A dead peer must not keep its place: TCP finds it out by itself. And what a slow reader has not been sent
+/// yet stays here, where a newer roster replaces it, instead of in the kernel's buffer of megabytes.
 fn set_options(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let keepalive = socket2::TcpKeepalive::new()
@@ -105,6 +106,7 @@ fn set_options(stream: &TcpStream) {
         socket.set_tcp_nodelay(true),
         socket.set_tcp_keepalive(&keepalive),
         socket.set_tcp_user_timeout(Some(Duration::from_secs(30))),
+        socket.set_tcp_notsent_lowat(MOST_UNSENT),
     ];
     for error in set.into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "cannot set a socket option");

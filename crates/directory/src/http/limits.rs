@@ -7,6 +7,8 @@ use std::time::Duration;
 pub(super) const MAX_HEAD: usize = 16 * 1024;
 /// Headers of a request; hyper answers 431 above.
 pub(super) const MAX_HEADERS: usize = 64;
+/// Bytes of an answer that the kernel may hold before it begins to send them.
+pub(super) const MOST_UNSENT: u32 = 64 * 1024;
 /// File descriptors that are kept for everything that is not a connection.
 pub(super) const SPARE_FILES: usize = 128;
 /// Connections at once, if the file limit allows them.
