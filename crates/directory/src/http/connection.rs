@@ -31,8 +31,9 @@ pub async fn run(
     let certificates = match tls {
         None => None,
         Some(config) => {
+            let seen = tls::stamp(&config);
             let (sender, receiver) = watch::channel(tls::server_config(&config)?);
-            tokio::spawn(tls::follow(config, sender, app.limits.look_every, shutdown.clone()));
+            tokio::spawn(tls::follow(config, seen, sender, app.limits.look_every, shutdown.clone()));
             Some(receiver)
         }
     };

@@ -56,9 +56,11 @@ fn roots(path: &std::path::Path) -> Result<rustls::RootCertStore, String> {
     Ok(roots)
 }
 
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+/// What tells one version of the files from another without reading them.
+pub(super) type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-fn stamp(config: &TlsConfig) -> Stamp {
+/// Taken before the files are read: a change in between is noticed then.
+pub(super) fn stamp(config: &TlsConfig) -> Stamp {
     [Some(&config.cert), Some(&config.key), config.client_ca.as_ref()]
         .into_iter()
         .flatten()
@@ -70,11 +72,11 @@ fn stamp(config: &TlsConfig) -> Stamp {
 /// stays: rotation writes two files, and there is a moment between them.
 pub(super) async fn follow(
     config: TlsConfig,
+    mut seen: Stamp,
     current: watch::Sender<Arc<ServerConfig>>,
     look_every: Duration,
     mut shutdown: Shutdown,
 ) {
-    let mut seen = stamp(&config);
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
