@@ -278,6 +278,11 @@ impl Rig {
         self.trigger.stop();
     }
 
+    /// Why the server ended by itself.
+    pub(crate) async fn failed(self) -> String {
+        within("the end of the server", self.server).await.unwrap().unwrap_err()
+    }
+
     /// Waits for the end of server and engine.
     pub(crate) async fn stopped(mut self) {
         within("the end of the server", &mut self.server).await.unwrap().unwrap();

@@ -92,7 +92,7 @@ async fn a_fleet_of_which_nothing_is_known_begins_when_it_is_known() {
 }
 
 /// A list too large for any buffer on the way to hold many of it.
-async fn publish_large(rig: &Rig, round: u32) {
+pub(crate) async fn publish_large(rig: &Rig, round: u32) {
     let instance = |n: u32| Instance {
         id: format!("i-{n:0120}").parse().unwrap(),
         lifecycle: Lifecycle::InService,
@@ -153,7 +153,7 @@ async fn a_fleet_that_never_rests_does_not_starve_another_on_a_slow_stream() {
 }
 
 /// A watcher whose own buffers are small.
-async fn slow_reader(rig: &Rig, query: &str) -> Wire<TcpStream> {
+pub(crate) async fn slow_reader(rig: &Rig, query: &str) -> Wire<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     let mut wire = Wire::new(socket.connect(rig.address).await.unwrap());
