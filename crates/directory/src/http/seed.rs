@@ -137,5 +137,6 @@ pub(super) async fn update(app: Arc<App>, query: Option<String>) -> Reply {
         Refreshed::Confirmed(_) => text(StatusCode::OK, "Success"),
         Refreshed::Failed(_) => failure(StatusCode::BAD_GATEWAY),
         Refreshed::Pending => text(StatusCode::ACCEPTED, "Accepted"),
+        Refreshed::Stopping => failure(StatusCode::SERVICE_UNAVAILABLE),
     }
 }
