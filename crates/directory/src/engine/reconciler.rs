@@ -118,6 +118,7 @@ impl Reconciler {
         let mut pace = Pace::new(self.interval, self.gap, Instant::now(), fastrand::u64(..));
         loop {
             tokio::select! {
+                biased; // no describe begins after the stop
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep_until(pace.next_tick()) => {}
                 () = self.in_demand.notified() => {}
@@ -125,6 +126,7 @@ impl Reconciler {
                 () = self.hurry.notified() => { pace.hurry(Instant::now()); }
             }
             tokio::select! {
+                biased;
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep_until(pace.not_before()) => {}
             }
