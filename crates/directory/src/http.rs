@@ -25,7 +25,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service;
 
@@ -196,8 +197,11 @@ impl Desk {
         reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("no answer yet for: {}\n", waiting.join(", ")))
     }
 
-    fn now(&self, label: usize, reply: Reply) -> Answer {
+    fn now(&self, label: usize, mut reply: Reply) -> Answer {
         self.app.counters.count(label, reply.status());
+        if self.shutdown.is_stopping() {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Answer::Now(Some(reply))
     }
 

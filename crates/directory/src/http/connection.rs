@@ -26,7 +26,7 @@ pub async fn run(
     listener: TcpListener,
     app: Arc<App>,
     tls: Option<TlsConfig>,
-    mut shutdown: Shutdown,
+    shutdown: Shutdown,
 ) -> Result<(), String> {
     let certificates = match tls {
         None => None,
@@ -37,13 +37,14 @@ pub async fn run(
             Some(receiver)
         }
     };
-    let grace = app.limits.grace;
+    let (last_call, grace) = (app.limits.last_call, app.limits.grace);
     let places = Arc::new(Semaphore::new(most_connections()));
     // Every connection holds a sender: the receiver hears when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut closed = std::pin::pin!(over(shutdown.clone(), last_call));
     loop {
         let accepted = tokio::select! {
-            () = shutdown.wait() => break,
+            () = &mut closed => break,
             accepted = accept(&listener, &places) => accepted,
         };
         let (place, stream, _peer) = accepted;
@@ -120,12 +121,18 @@ fn most_connections() -> usize {
     limit.saturating_sub(SPARE_FILES).clamp(16, MAX_CONNECTIONS)
 }
 
-async fn serve<S>(stream: S, app: Arc<App>, mut shutdown: Shutdown)
+/// Waits for the shutdown, and for what was on its way by then.
+async fn over(mut shutdown: Shutdown, last_call: Duration) {
+    shutdown.wait().await;
+    tokio::time::sleep(last_call).await;
+}
+
+async fn serve<S>(stream: S, app: Arc<App>, shutdown: Shutdown)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Patient { stream, app: Arc::clone(&app), stalled: None });
-    let head_time = app.limits.head_time;
+    let (head_time, last_call) = (app.limits.head_time, app.limits.last_call);
     let desk = Desk { app, shutdown: shutdown.clone() };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -136,7 +143,7 @@ where
     let mut connection = std::pin::pin!(http.serve_connection(stream, desk));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.wait() => {
+        () = over(shutdown, last_call) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -23,7 +23,10 @@ pub struct Limits {
     pub handshake_time: Duration,
     /// A reader that takes nothing for this long is cut off.
     pub write_time: Duration,
-    /// How long requests in flight may take after the shutdown.
+    /// After the shutdown, how long connections and requests that are already on their way are still taken:
+    /// what a caller has sent by then is answered, not reset.
+    pub last_call: Duration,
+    /// How long requests in flight may take after that.
     pub grace: Duration,
     /// How long the seed's request waits for the first describe of a fleet of which nothing is known.
     pub first_answer: Duration,
@@ -41,6 +44,7 @@ impl Default for Limits {
             head_time: Duration::from_secs(15),
             handshake_time: Duration::from_secs(10),
             write_time: Duration::from_secs(15),
+            last_call: Duration::from_millis(100),
             grace: Duration::from_secs(5),
             first_answer: Duration::from_secs(2),
             update_answer: Duration::from_millis(2_300),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AGE, CACHE_CONTROL, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pikepole_api::headers;
 use pikepole_api::v1::ErrorCode;
@@ -108,5 +108,6 @@ pub(super) fn stopping() -> Reply {
     let mut reply =
         ApiError::new(ErrorCode::Unavailable, "this directory is stopping; ask another one").into_reply();
     reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("0"));
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }
