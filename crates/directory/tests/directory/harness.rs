@@ -117,7 +117,7 @@ impl Plan {
         self
     }
 
-    /// The engine asks the simulated account by itself, and on demand.
+    /// The engine asks the simulated account at its start, and on demand.
     pub(crate) fn reconciling(mut self) -> Self {
         self.reconciling = true;
         self
@@ -128,7 +128,6 @@ impl Plan {
         let read = Arc::clone(&now);
         let clock = Clock::from_fn(move || Timestamp::from_millis(read.load(Ordering::SeqCst)));
         let cloud = SimCloud::new(clock.clone());
-        cloud.notify(true);
         let (trigger, shutdown) = shutdown::channel();
         let source = SourceSetup {
             label: "sim".into(),

@@ -136,7 +136,6 @@ async fn v1_refuses_parameters_it_does_not_know() {
 #[tokio::test]
 async fn a_refresh_is_accepted_at_once_or_waited_for() {
     let rig = reconciling().await;
-    rig.cloud.notify(false);
     rig.launch("f1");
     let describes = rig.cloud.describes();
     let answer = rig.ask("POST", "/v1/fleets/f1/refresh?wait=30s", &[]).await;

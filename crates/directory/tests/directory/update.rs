@@ -13,7 +13,6 @@ const HOSTS: &str = "/logstash-ip?dcid=some-dc&region=ap-south-1";
 /// Two collectors in service, known to the engine, and a source that says nothing by itself.
 async fn settled(plan: Plan) -> Rig {
     let rig = plan.reconciling().start().await;
-    rig.cloud.notify(false);
     rig.cloud.create_group(&"f1".parse().unwrap(), 2);
     rig.launch("f1");
     rig.launch("f1");
