@@ -81,6 +81,7 @@ pub async fn run(
         });
     }
     drop(listener);
+    app.engine.send_watchers_away();
     drop(alive);
     if tokio::time::timeout(GRACE, all_gone.recv()).await.is_err() {
         tracing::warn!("some connections did not finish in time and were cut");
