@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::FleetConfig;
 use crate::shutdown::Shutdown;
 use crate::source::Source;
-pub use fleet::{Fleet, Freshness, Published, SourceHealth};
+pub use fleet::{Fleet, Freshness, Published, Shown, SourceHealth};
 use reconciler::{Met, Reconciler};
 pub use stores::Stores;
 
@@ -149,6 +149,13 @@ impl Engine {
         #[cfg(feature = "redis")]
         replicas::start(self, shutdown, &mut tasks);
         tasks
+    }
+
+    /// Sends every watcher elsewhere: the server stops.
+    pub fn send_watchers_away(&self) {
+        for fleet in &self.fleets {
+            fleet.send_away();
+        }
     }
 
     /// All fleets.

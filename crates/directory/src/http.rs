@@ -153,10 +153,8 @@ impl Desk {
                 let poll = query::poll(query)?;
                 match roster::now(app, fleet, poll, &head.headers) {
                     Some(reply) => reply,
-                    None if self.shutdown.is_stopping() => roster::stopping(),
                     None => {
-                        let shutdown = self.shutdown.clone();
-                        let later = roster::later(Arc::clone(app), Arc::clone(fleet), poll, shutdown);
+                        let later = roster::later(Arc::clone(app), Arc::clone(fleet), poll);
                         return Ok(self.later(label, later));
                     }
                 }
@@ -165,7 +163,7 @@ impl Desk {
                 let (fleet, wait) = (app.fleet(name)?, fleets::refresh_wait(query)?);
                 return Ok(self.later(label, fleets::refresh(Arc::clone(app), Arc::clone(fleet), wait)));
             }
-            Route::Watch => watch::open(app, query, self.shutdown.clone())?,
+            Route::Watch => watch::open(app, query)?,
             Route::PrometheusSd => fleets::prometheus_sd(app, query)?,
             Route::Metrics => metrics::reply(app, &head.headers),
             Route::Healthz => reply::text(StatusCode::OK, "alive\n"),

@@ -78,6 +78,15 @@ pub(super) fn seed_list(hosts: &[String]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
+/// What watchers follow: one value, so that one wake-up tells everything.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// The published roster; `None` while nothing is known.
+    pub published: Option<Arc<Published>>,
+    /// The server stops: watchers go elsewhere.
+    pub stopping: bool,
+}
+
 /// When a roster was last confirmed: beside it, not in it.
 #[derive(Debug, Clone)]
 pub struct Freshness {
@@ -122,7 +131,7 @@ pub(super) struct Held {
 pub struct Fleet {
     config: FleetConfig,
     held: tokio::sync::Mutex<Held>,
-    published: watch::Sender<Option<Arc<Published>>>,
+    shown: watch::Sender<Shown>,
     freshness: RwLock<Option<Freshness>>,
     view: Mutex<Arc<FleetState>>,
     health: Mutex<SourceHealth>,
@@ -141,7 +150,7 @@ impl Fleet {
                 shared: None,
                 diverged: false,
             }),
-            published: watch::Sender::new(None),
+            shown: watch::Sender::new(Shown::default()),
             freshness: RwLock::new(None),
             health: Mutex::new(SourceHealth::default()),
             config,
@@ -155,17 +164,17 @@ impl Fleet {
 
     /// The published roster; `None` while nothing is known.
     pub fn published(&self) -> Option<Arc<Published>> {
-        self.published.borrow().clone()
+        self.shown.borrow().published.clone()
     }
 
     /// Follows the published roster. Each change wakes once.
-    pub fn watch(&self) -> watch::Receiver<Option<Arc<Published>>> {
-        self.published.subscribe()
+    pub fn watch(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
     }
 
     /// How many follow it.
     pub fn watchers(&self) -> usize {
-        self.published.receiver_count()
+        self.shown.receiver_count()
     }
 
     /// When the source last confirmed the roster.
@@ -188,6 +197,11 @@ impl Fleet {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Sends every watcher elsewhere.
+    pub(super) fn send_away(&self) {
+        self.shown.send_modify(|shown| shown.stopping = true);
+    }
+
     pub(super) fn note_health(&self, note: impl FnOnce(&mut SourceHealth)) {
         note(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -201,10 +215,9 @@ impl Fleet {
     pub(super) fn show(&self, state: &FleetState) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.clone());
         if let Some(roster) = &state.roster {
-            let is_new = |old: &Option<Arc<Published>>| old.as_ref().is_none_or(|p| *p.roster != **roster);
-            if is_new(&self.published.borrow()) {
+            if self.published().is_none_or(|p| *p.roster != **roster) {
                 let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
-                self.published.send_replace(Some(published));
+                self.shown.send_modify(|shown| shown.published = Some(published));
             }
         }
         let freshness = state.confirmed_at.map(|confirmed_at| Freshness {

@@ -41,7 +41,11 @@ pub async fn run(
     let places = Arc::new(Semaphore::new(most_connections()));
     // Every connection holds a sender: the receiver hears when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let mut closed = std::pin::pin!(over(shutdown.clone(), last_call));
+    let mut closed = std::pin::pin!(async {
+        shutdown.clone().wait().await;
+        app.engine.send_watchers_away();
+        tokio::time::sleep(last_call).await;
+    });
     loop {
         let accepted = tokio::select! {
             () = &mut closed => break,

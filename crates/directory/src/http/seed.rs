@@ -12,7 +12,7 @@ use super::accept::prefers;
 use super::query::lenient;
 use super::reply::{JSON, Reply, TEXT, text, whole};
 use super::roster::add_freshness;
-use crate::engine::{Fleet, Published, Refreshed};
+use crate::engine::{Fleet, Published, Refreshed, Shown};
 
 /// The seed's own word for "no answer".
 const FAILURE: &str = "Failure";
@@ -34,8 +34,9 @@ pub(super) async fn hosts_later(app: Arc<App>, query: Option<String>, headers: H
         Err(unresolved) => return unresolved.into_reply(),
     };
     let mut roster = fleet.watch();
-    let known = tokio::time::timeout(app.limits.first_answer, roster.wait_for(Option::is_some)).await;
-    match known.ok().and_then(Result::ok).and_then(|p| p.clone()) {
+    let is_news = |shown: &Shown| shown.stopping || shown.published.is_some();
+    drop(tokio::time::timeout(app.limits.first_answer, roster.wait_for(is_news)).await);
+    match fleet.published() {
         Some(published) => hosts_reply(&app, fleet, &published, warn, &headers),
         None => failure(StatusCode::SERVICE_UNAVAILABLE),
     }
