@@ -1,5 +1,7 @@
 //! The binary as people and supervisors use it: exit codes, output, signals.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: one that cannot go on ends the test")]
+
 #[path = "cli/config.rs"]
 mod config;
 #[path = "cli/demo.rs"]

@@ -1,5 +1,7 @@
 //! The directory as its callers see it: a real server on a real socket, in this process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests: one that cannot go on ends the test")]
+
 #[path = "directory/harness.rs"]
 mod harness;
 #[path = "directory/hostile.rs"]

@@ -214,11 +214,11 @@ impl Fleet {
     /// before its freshness: for a moment a new list may look older than it is, never newer.
     pub(super) fn show(&self, state: &FleetState) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.clone());
-        if let Some(roster) = &state.roster {
-            if self.published().is_none_or(|p| *p.roster != **roster) {
-                let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
-                self.shown.send_modify(|shown| shown.published = Some(published));
-            }
+        if let Some(roster) = &state.roster
+            && self.published().is_none_or(|p| *p.roster != **roster)
+        {
+            let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
+            self.shown.send_modify(|shown| shown.published = Some(published));
         }
         let freshness = state.confirmed_at.map(|confirmed_at| Freshness {
             confirmed_at,

@@ -55,10 +55,7 @@ pub async fn run(
         let acceptor = certificates.as_ref().map(|c| TlsAcceptor::from(Arc::clone(&c.borrow())));
         let (app, alive, shutdown) = (Arc::clone(&app), alive.clone(), shutdown.clone());
         tokio::spawn(async move {
-            let (_place, _alive) = (place, alive);
-            app.counters.accepted.fetch_add(1, Ordering::Relaxed);
-            app.counters.open.fetch_add(1, Ordering::Relaxed);
-            let counted = Arc::clone(&app);
+            let (_place, _alive, _counted) = (place, alive, Counted::new(&app));
             match acceptor {
                 None => serve(stream, app, shutdown).await,
                 Some(acceptor) => {
@@ -69,7 +66,6 @@ pub async fn run(
                     }
                 }
             }
-            counted.counters.open.fetch_sub(1, Ordering::Relaxed);
         });
     }
     drop(listener);
@@ -78,6 +74,23 @@ pub async fn run(
         tracing::warn!("some connections did not finish in time and were cut");
     }
     Ok(())
+}
+
+/// A connection in the counters, until it is dropped: also by a panic.
+struct Counted(Arc<App>);
+
+impl Counted {
+    fn new(app: &Arc<App>) -> Self {
+        app.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        app.counters.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(app))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.counters.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The next connection, once there is a place for it: above the limit they wait in the backlog.
