@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
 
 /// No wait in a test is longer: what has not happened by then never will.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -143,12 +144,12 @@ impl Place {
         };
         let log = Arc::new(Mutex::new(log));
         let kept = Arc::clone(&log);
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 kept.lock().unwrap().push(line);
             }
         });
-        let directory = Directory { place: self, address, child, log };
+        let directory = Directory { place: self, address, child, log, reader };
         let ready = async { while directory.get("/readyz").await.is_none_or(|a| a.status != 200) {} };
         within("a ready directory", ready).await;
         directory
@@ -161,6 +162,7 @@ pub(crate) struct Directory {
     pub(crate) address: SocketAddr,
     pub(crate) child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
 }
 
 /// An answer over HTTP.
@@ -195,8 +197,11 @@ impl Directory {
         self.log.lock().unwrap().join("\n")
     }
 
+    /// Waits for its end, with its last words in the log.
     pub(crate) async fn ends(&mut self) -> Option<i32> {
-        exit_code(&mut self.child).await
+        let code = exit_code(&mut self.child).await;
+        within("the end of the log", &mut self.reader).await.unwrap();
+        code
     }
 }
 
