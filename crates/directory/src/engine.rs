@@ -71,6 +71,8 @@ pub enum Refreshed {
     Failed(String),
     /// It is still under way.
     Pending,
+    /// The directory is stopping and will not ask any more.
+    Stopping,
 }
 
 /// Counts what the engine did since its start.
@@ -230,6 +232,7 @@ impl Engine {
         match met {
             Ok(Met::Confirmed) => Refreshed::Confirmed(fleet.published()),
             Ok(Met::Failed(why)) => Refreshed::Failed(why),
+            Ok(Met::Stopping) => Refreshed::Stopping,
             Err(_) => Refreshed::Pending,
         }
     }
@@ -248,7 +251,7 @@ impl Engine {
         let (reconciler, place) = self.asked_by[&fleet.config().name];
         let mut demand = self.reconcilers[reconciler].demand(place);
         let met = demand.wait_for(Option::is_some).await.ok().and_then(|met| met.clone());
-        met.unwrap_or_else(|| Met::Failed("the directory is stopping".into()))
+        met.unwrap_or(Met::Stopping)
     }
 
     /// Begins a refresh and does not wait for it.

@@ -30,6 +30,8 @@ pub(super) enum Met {
     Confirmed,
     /// The source did not answer, or the guard does not believe it.
     Failed(String),
+    /// Nobody will ask any more: the directory is stopping.
+    Stopping,
 }
 
 type Waiters = watch::Sender<Option<Met>>;
@@ -45,7 +47,8 @@ pub(super) struct Reconciler {
     source: Arc<dyn Source>,
     interval: Duration,
     gap: Duration,
-    demands: Mutex<BTreeMap<usize, Waiters>>,
+    /// `None` once nobody meets them any more.
+    demands: Mutex<Option<BTreeMap<usize, Waiters>>>,
     in_demand: Notify,
     hurry: Notify,
 }
@@ -73,15 +76,17 @@ impl Reconciler {
             source,
             interval,
             gap,
-            demands: Mutex::default(),
+            demands: Mutex::new(Some(BTreeMap::new())),
             in_demand: Notify::new(),
             hurry: Notify::new(),
         }
     }
 
-    /// Asks for a describe of one fleet that begins after this call.
+    /// Asks for a describe of one fleet that begins after this call. The sender is gone if there will be
+    /// none.
     pub(super) fn demand(&self, index: usize) -> watch::Receiver<Option<Met>> {
         let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(demands) = demands.as_mut() else { return watch::channel(None).1 };
         let receiver = demands.entry(index).or_insert_with(|| watch::Sender::new(None)).subscribe();
         self.in_demand.notify_one();
         receiver
@@ -98,14 +103,22 @@ impl Reconciler {
     }
 
     fn take_demands(&self) -> BTreeMap<usize, Waiters> {
-        std::mem::take(&mut *self.demands.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        demands.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Runs until the shutdown.
-    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, mut shutdown: Shutdown) {
+    /// Runs until the shutdown. Demands that are open then, or come later, are dropped: whoever waits for
+    /// one hears at once that it will not be met.
+    pub(super) async fn run(self: Arc<Self>, engine: Arc<Engine>, shutdown: Shutdown) {
+        self.reconcile(&engine, shutdown).await;
+        *self.demands.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn reconcile(&self, engine: &Engine, mut shutdown: Shutdown) {
         let mut pace = Pace::new(self.interval, self.gap, Instant::now(), fastrand::u64(..));
         loop {
             tokio::select! {
+                biased; // no describe begins after the stop
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep_until(pace.next_tick()) => {}
                 () = self.in_demand.notified() => {}
@@ -113,13 +126,14 @@ impl Reconciler {
                 () = self.hurry.notified() => { pace.hurry(Instant::now()); }
             }
             tokio::select! {
+                biased;
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep_until(pace.not_before()) => {}
             }
             let demands = self.take_demands();
             let began = Instant::now();
             let sweep = if engine.may_describe() {
-                self.sweep(&engine, &demands).await
+                self.sweep(engine, &demands).await
             } else {
                 self.leave_to_the_leader();
                 Sweep::Done { again_within: None }

@@ -94,7 +94,7 @@ impl Replicas {
                 Met::Confirmed
             }
             Ok(false) => Met::Failed("the source failed, says the replica that asks it".into()),
-            Err(_) => Met::Failed("the directory is stopping".into()),
+            Err(_) => Met::Stopping,
         }
     }
 }

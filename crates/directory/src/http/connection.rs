@@ -16,48 +16,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, MOST_UNSENT, SPARE_FILES};
 use super::{App, Desk, tls};
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
-
-/// A whole request head must arrive within this; it also ends idle connections.
-const HEAD_TIME: Duration = Duration::from_secs(15);
-/// A TLS handshake must be done within this.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// A reader that takes nothing for this long is cut off.
-const WRITE_TIME: Duration = Duration::from_secs(15);
-/// Bytes of a request head; hyper answers 431 above.
-const MAX_HEAD: usize = 16 * 1024;
-/// Headers of a request; hyper answers 431 above.
-const MAX_HEADERS: usize = 64;
-/// How long requests in flight may take after the shutdown.
-const GRACE: Duration = Duration::from_secs(5);
-/// File descriptors that are kept for everything that is not a connection.
-const SPARE_FILES: usize = 128;
-/// Connections at once, if the file limit allows them.
-const MAX_CONNECTIONS: usize = 200_000;
 
 /// Serves until the shutdown, then lets what is in flight finish.
 pub async fn run(
     listener: TcpListener,
     app: Arc<App>,
     tls: Option<TlsConfig>,
-    mut shutdown: Shutdown,
+    shutdown: Shutdown,
 ) -> Result<(), String> {
     let certificates = match tls {
         None => None,
         Some(config) => {
+            let seen = tls::stamp(&config);
             let (sender, receiver) = watch::channel(tls::server_config(&config)?);
-            tokio::spawn(tls::follow(config, sender, shutdown.clone()));
+            tokio::spawn(tls::follow(config, seen, sender, app.limits.look_every, shutdown.clone()));
             Some(receiver)
         }
     };
+    let (last_call, grace) = (app.limits.last_call, app.limits.grace);
     let places = Arc::new(Semaphore::new(most_connections()));
     // Every connection holds a sender: the receiver hears when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut closed = std::pin::pin!(async {
+        shutdown.clone().wait().await;
+        app.engine.send_watchers_away();
+        tokio::time::sleep(last_call).await;
+    });
     loop {
         let accepted = tokio::select! {
-            () = shutdown.wait() => break,
+            () = &mut closed => break,
             accepted = accept(&listener, &places) => accepted,
         };
         let (permit, stream, _peer) = accepted;
@@ -66,9 +57,10 @@ pub async fn run(
         match &certificates {
             None => drop(tokio::spawn(serve(stream, desk, place))),
             Some(current) => {
+                let time = app.limits.handshake_time;
                 let acceptor = TlsAcceptor::from(Arc::clone(&current.borrow()));
                 tokio::spawn(async move {
-                    let handshake = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
+                    let handshake = tokio::time::timeout(time, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
                         serve(stream, desk, place).await;
                     }
@@ -77,9 +69,8 @@ pub async fn run(
         }
     }
     drop(listener);
-    app.engine.send_watchers_away();
     drop(alive);
-    if tokio::time::timeout(GRACE, all_gone.recv()).await.is_err() {
+    if tokio::time::timeout(grace, all_gone.recv()).await.is_err() {
         tracing::warn!("some connections did not finish in time and were cut");
     }
     Ok(())
@@ -106,7 +97,8 @@ async fn accept(
     }
 }
 
-/// A dead peer must not keep its place: TCP finds it out by itself.
+/// A dead peer must not keep its place: TCP finds it out by itself. And what a slow reader has not been sent
+/// yet stays here, where a newer roster replaces it, instead of in the kernel's buffer of megabytes.
 fn set_options(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let keepalive = socket2::TcpKeepalive::new()
@@ -116,6 +108,7 @@ fn set_options(stream: &TcpStream) {
         socket.set_tcp_nodelay(true),
         socket.set_tcp_keepalive(&keepalive),
         socket.set_tcp_user_timeout(Some(Duration::from_secs(30))),
+        socket.set_tcp_notsent_lowat(MOST_UNSENT),
     ];
     for error in set.into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "cannot set a socket option");
@@ -126,6 +119,12 @@ fn most_connections() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     limit.saturating_sub(SPARE_FILES).clamp(16, MAX_CONNECTIONS)
+}
+
+/// Waits for the shutdown, and for what was on its way by then.
+async fn over(mut shutdown: Shutdown, last_call: Duration) {
+    shutdown.wait().await;
+    tokio::time::sleep(last_call).await;
 }
 
 /// A connection's place among those that are open; it ends with the connection.
@@ -157,10 +156,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(Patient { stream, app: Arc::clone(&desk.app), stalled: None });
-    let mut shutdown = desk.shutdown.clone();
+    let (head_time, last_call) = (desk.app.limits.head_time, desk.app.limits.last_call);
+    let shutdown = desk.shutdown.clone();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(head_time)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .half_close(false);
@@ -168,7 +168,7 @@ where
     async move {
         let ended = tokio::select! {
             ended = &mut connection => ended,
-            () = shutdown.wait() => {
+            () = over(shutdown, last_call) => {
                 Pin::new(&mut connection).graceful_shutdown();
                 (&mut connection).await
             }
@@ -180,7 +180,7 @@ where
     }
 }
 
-/// A stream whose reader may not stall: after [`WRITE_TIME`] without taking a byte it is cut off.
+/// A stream whose reader may not stall: after `write_time` without taking a byte it is cut off.
 struct Patient<S> {
     stream: S,
     app: Arc<App>,
@@ -194,7 +194,8 @@ impl<S> Patient<S> {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
+        let write_time = self.app.limits.write_time;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_time)));
         if stalled.as_mut().poll(cx).is_ready() {
             self.app.counters.slow_readers.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader took nothing")));

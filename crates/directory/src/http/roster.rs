@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AGE, CACHE_CONTROL, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pikepole_api::headers;
 use pikepole_api::v1::ErrorCode;
@@ -70,7 +70,7 @@ pub(super) fn now(app: &App, fleet: &Fleet, poll: Poll, headers: &HeaderMap) -> 
     };
     let has_it = match poll.after {
         Some(after) => after == published.revision().get(),
-        None => headers.get(IF_NONE_MATCH).is_some_and(|tags| lists(tags, &published.etag)),
+        None => headers.get_all(IF_NONE_MATCH).iter().any(|tags| lists(tags, &published.etag)),
     };
     if !has_it {
         return Some(full(app, fleet, &published));
@@ -106,5 +106,6 @@ pub(super) fn stopping() -> Reply {
     let mut reply =
         ApiError::new(ErrorCode::Unavailable, "this directory is stopping; ask another one").into_reply();
     reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("0"));
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }

@@ -15,8 +15,6 @@ use super::query::repeated;
 use super::reply::{ApiError, Reply};
 use crate::engine::Shown;
 
-/// A comment keeps proxies on the way from cutting an idle stream.
-const COMMENT_EVERY: Duration = Duration::from_secs(15);
 const COMMENT: Bytes = Bytes::from_static(b": alive\n\n");
 const GOAWAY: Bytes = Bytes::from_static(b"event: goaway\ndata: {}\n\n");
 
@@ -35,7 +33,7 @@ pub(super) fn open(app: &App, query: Option<&str>) -> Result<Reply, ApiError> {
     };
     // One event in the channel, one on the wire: what is newer replaces what waits.
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(rosters, sender));
+    tokio::spawn(feed(rosters, sender, app.limits.comment_every));
     let mut reply = Reply::new(Body::Events(receiver));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -43,7 +41,7 @@ pub(super) fn open(app: &App, query: Option<&str>) -> Result<Reply, ApiError> {
 }
 
 /// Sends the current rosters, then each new one, until the reader or the server goes away.
-async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>) {
+async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>, comment_every: Duration) {
     for roster in &mut rosters {
         roster.mark_changed();
     }
@@ -58,7 +56,7 @@ async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>) {
         let change = select_all(rosters.iter_mut().map(|roster| Box::pin(roster.changed())));
         let index = tokio::select! {
             (Ok(()), index, _) = change => index,
-            () = tokio::time::sleep(COMMENT_EVERY) => { next = Some(COMMENT); continue; }
+            () = tokio::time::sleep(comment_every) => { next = Some(COMMENT); continue; }
             () = sender.closed() => return,
             else => return,
         };
@@ -69,5 +67,7 @@ async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>) {
             return;
         }
         next = shown.published.map(|published| published.event.clone());
+        // Who was heard goes to the end of the line: a fleet that never rests must not silence the others.
+        rosters[index..].rotate_left(1);
     }
 }
