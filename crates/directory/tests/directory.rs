@@ -1,0 +1,12 @@
+//! The directory as its callers see it: a real server on a real socket, in this process.
+
+#[path = "directory/engine_failures.rs"]
+mod engine_failures;
+#[path = "directory/engine_pace.rs"]
+mod engine_pace;
+#[path = "directory/engine_rig.rs"]
+mod engine_rig;
+#[path = "directory/engine_stores.rs"]
+mod engine_stores;
+#[path = "directory/engine_truth.rs"]
+mod engine_truth;
