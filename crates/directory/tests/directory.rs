@@ -10,3 +10,9 @@ mod engine_rig;
 mod engine_stores;
 #[path = "directory/engine_truth.rs"]
 mod engine_truth;
+#[path = "directory/replicas.rs"]
+mod replicas;
+#[path = "directory/replicas_random.rs"]
+mod replicas_random;
+#[path = "directory/replicas_rig.rs"]
+mod replicas_rig;

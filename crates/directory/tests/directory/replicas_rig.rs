@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pikepole_directory::engine::{ReplicaTimes, Stores};
+use pikepole_directory::engine::{ReplicaTimes, Setup, Stores};
 use pikepole_directory::source::sim::SimCloud;
 use pikepole_directory::store::Store;
 use pikepole_directory::store::file::FileStore;
@@ -12,7 +12,7 @@ use pikepole_directory::store::redis::{RedisOptions, RedisStore};
 use pikepole_testkit::process::RedisServer;
 use tokio::time::{sleep, timeout};
 
-use crate::engine_rig::{PATIENCE, Rig, Wall};
+use crate::engine_rig::{PATIENCE, Rig, Wall, until};
 
 /// Short, so that a test need not wait for a lease of nine seconds.
 pub(crate) const TIMES: ReplicaTimes = ReplicaTimes {
@@ -38,7 +38,8 @@ impl Shared {
     }
 
     pub(crate) fn store(&self, name: &str) -> RedisStore {
-        let mut options = RedisOptions::new(self.redis.url().parse().unwrap(), name.parse().unwrap(), "pikepole");
+        let mut options =
+            RedisOptions::new(self.redis.url().parse().unwrap(), name.parse().unwrap(), "pikepole");
         options.limits.ping_every = Duration::from_millis(200);
         options.limits.back_off = Duration::from_millis(300);
         options.limits.response = Duration::from_millis(500);
@@ -51,12 +52,24 @@ impl Shared {
 
     /// A started replica; its disk is the one of its name.
     pub(crate) async fn replica(&self, name: &str) -> Rig {
+        self.replica_with(name, |_| {}).await
+    }
+
+    pub(crate) async fn replica_with(&self, name: &str, change: impl FnOnce(&mut Setup)) -> Rig {
+        let mut rig = self.open(name, change).await;
+        rig.begin();
+        rig
+    }
+
+    /// The same, not started.
+    pub(crate) async fn open(&self, name: &str, change: impl FnOnce(&mut Setup)) -> Rig {
         let disk = self.disk(name).await;
         let redis = Arc::new(self.store(name));
-        Rig::start_on(self.cloud.clone(), self.wall.clone(), &["f"], |setup| {
+        Rig::open(self.cloud.clone(), self.wall.clone(), &["f"], |setup| {
             setup.sources[0].gap = Duration::from_millis(20);
             setup.reconcile = Duration::from_secs(2);
             setup.stores = Stores::on_disk(Ok(disk)).with_redis(redis, true, TIMES);
+            change(setup);
         })
         .await
     }
@@ -80,4 +93,27 @@ impl Shared {
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap()
     }
+}
+
+/// Whether this replica asks the source.
+pub(crate) fn asks(rig: &Rig) -> bool {
+    let health = rig.fleet("f").health();
+    health.last_attempt.is_some() && !health.elsewhere
+}
+
+/// Waits until exactly one of the two asks the source; it comes first.
+pub(crate) async fn leader_first(a: Rig, b: Rig) -> (Rig, Rig) {
+    let settled = |x: &Rig, y: &Rig| asks(x) && y.fleet("f").health().elsewhere;
+    until("one of them leads", || settled(&a, &b) || settled(&b, &a)).await;
+    if asks(&a) { (a, b) } else { (b, a) }
+}
+
+/// Waits until all serve this many hosts at one revision.
+pub(crate) async fn agree(replicas: &[&Rig], hosts: usize) {
+    let same = || {
+        let of = |r: &Rig| r.fleet("f").published().map(|p| (p.revision(), p.roster.hosts()));
+        let first = of(replicas[0]);
+        first.as_ref().is_some_and(|(_, h)| h.len() == hosts) && replicas.iter().all(|r| of(r) == first)
+    };
+    until(&format!("all serve the same {hosts} hosts"), same).await;
 }
