@@ -1,5 +1,11 @@
 //! The directory as its callers see it: a real server on a real socket, in this process.
 
+#[cfg(feature = "aws")]
+#[path = "directory/aws_engine.rs"]
+mod aws_engine;
+#[cfg(feature = "aws")]
+#[path = "directory/aws_moto.rs"]
+mod aws_moto;
 #[path = "directory/engine_failures.rs"]
 mod engine_failures;
 #[path = "directory/engine_pace.rs"]
@@ -10,9 +16,12 @@ mod engine_rig;
 mod engine_stores;
 #[path = "directory/engine_truth.rs"]
 mod engine_truth;
+#[cfg(feature = "redis")]
 #[path = "directory/replicas.rs"]
 mod replicas;
+#[cfg(feature = "redis")]
 #[path = "directory/replicas_random.rs"]
 mod replicas_random;
+#[cfg(feature = "redis")]
 #[path = "directory/replicas_rig.rs"]
 mod replicas_rig;
