@@ -16,6 +16,8 @@ mod engine_rig;
 mod engine_stores;
 #[path = "directory/engine_truth.rs"]
 mod engine_truth;
+#[path = "directory/engine_webhook.rs"]
+mod engine_webhook;
 #[cfg(feature = "redis")]
 #[path = "directory/replicas.rs"]
 mod replicas;

@@ -1,5 +1,7 @@
 //! The main faults of AWS once more, through the whole engine and over real HTTP: what readers see.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

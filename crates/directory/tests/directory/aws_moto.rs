@@ -1,5 +1,7 @@
 //! The whole directory, from a configuration's text to an answer, on AWS as moto imitates it.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! What readers see while the source fails, for a moment or for hours.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::time::Duration;
 
 use pikepole_directory::source::SourceError;

@@ -1,5 +1,7 @@
 //! When the source is asked, and when it is not.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! An engine on a simulated account, its wall clock in the test's hands. With paused time a day passes
 //! in a moment.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! What the disk remembers, and what happens when it is full, gone, spoiled or silent.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::future::pending;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};

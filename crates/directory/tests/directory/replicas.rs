@@ -1,5 +1,7 @@
 //! Replicas that share a real Redis: who asks, who takes over, and what happens without it.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::time::Duration;
 
 use pikepole_directory::engine::Refreshed;

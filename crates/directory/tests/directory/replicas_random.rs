@@ -2,6 +2,8 @@
 //! back, loses its data, replicas restart. In the end all agree, and nobody ever sends to what it has
 //! heard is dying.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

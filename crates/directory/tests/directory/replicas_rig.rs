@@ -1,5 +1,7 @@
 //! Replicas of a directory on one real Redis, each with a disk of its own, all on one simulated account.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
