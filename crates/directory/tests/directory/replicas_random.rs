@@ -78,7 +78,9 @@ impl World {
                 let gone = self.dying.pop_first();
                 if let Some(id) = &gone {
                     self.shared.cloud.remove(&group("f"), id);
-                    self.heard.iter_mut().for_each(|heard| drop(heard.remove(id)));
+                    for heard in &mut self.heard {
+                        heard.remove(id);
+                    }
                 }
                 format!("{gone:?} is gone")
             }
