@@ -27,6 +27,9 @@ const ONE_CALL: usize = 100;
 /// limits of their own, for each call; this one only sees to it that no sweep lasts for ever.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
+/// How long a describe may go on after the shutdown: within the five seconds that requests in flight have.
+const LAST_DESCRIBE: Duration = Duration::from_secs(4);
+
 /// How a demand ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Met {
@@ -159,8 +162,9 @@ impl Reconciler {
             let chosen =
                 if all { (0..self.fleets.len()).collect() } else { demands.keys().copied().collect() };
             let sweep = tokio::select! {
-                () = shutdown.wait() => return,
+                biased; // what is under way may finish: somebody may wait for it
                 sweep = self.sweep(engine, chosen, &demands) => sweep,
+                () = over(&mut shutdown, &demands) => return,
             };
             if all {
                 pace.swept(sweep, began, Instant::now());
@@ -273,6 +277,15 @@ impl Reconciler {
                 (Sweep::Done { again_within }, Met::Confirmed)
             }
         }
+    }
+}
+
+/// Waits for the shutdown, and, if anybody still waits for the describe that is under way, for as long
+/// as it may take.
+async fn over(shutdown: &mut Shutdown, demands: &BTreeMap<usize, Waiters>) {
+    shutdown.wait().await;
+    if demands.values().any(|waiters| waiters.receiver_count() > 0) {
+        tokio::time::sleep(LAST_DESCRIBE).await;
     }
 }
 
