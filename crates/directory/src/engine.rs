@@ -248,11 +248,10 @@ impl Engine {
         met.unwrap_or(Met::Stopping)
     }
 
-    /// `None`: this replica has stopped asking before it came to it.
+    /// `None`: another replica asks the source now.
     async fn refreshed_here(&self, fleet: &Fleet) -> Option<Met> {
         let (reconciler, place) = self.asked_by[&fleet.config().name];
-        let mut demand = self.reconcilers[reconciler].demand(place);
-        demand.wait_for(Option::is_some).await.ok().and_then(|met| met.clone())
+        self.reconcilers[reconciler].demand(place).await
     }
 
     /// Begins a refresh and does not wait for it.

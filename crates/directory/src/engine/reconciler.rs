@@ -98,14 +98,25 @@ impl Reconciler {
         }
     }
 
-    /// Asks for a describe of one fleet that begins after this call. The sender is gone if there will be
-    /// none.
-    pub(super) fn demand(&self, index: usize) -> watch::Receiver<Option<Met>> {
+    /// Has one fleet described after this call, and waits for what comes of it. `None`: another replica
+    /// asks the source now. Cancel-safe.
+    pub(super) async fn demand(&self, index: usize) -> Option<Met> {
+        let Some(mut demand) = self.join_demand(index) else { return Some(Met::Stopping) };
+        let met = demand.wait_for(Option::is_some).await.ok().and_then(|met| met.clone());
+        met.or_else(|| self.is_over().then_some(Met::Stopping))
+    }
+
+    fn join_demand(&self, index: usize) -> Option<watch::Receiver<Option<Met>>> {
         let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(demands) = demands.as_mut() else { return watch::channel(None).1 };
+        let demands = demands.as_mut()?;
         let receiver = demands.entry(index).or_insert_with(|| watch::Sender::new(None)).subscribe();
         self.in_demand.notify_one();
-        receiver
+        Some(receiver)
+    }
+
+    /// Whether nobody will ask any more.
+    fn is_over(&self) -> bool {
+        self.demands.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Calls the source made, by the API's own names.

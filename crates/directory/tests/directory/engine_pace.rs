@@ -22,6 +22,12 @@ async fn one_fleet() -> Rig {
     grow(&rig.cloud, "f", 3);
     pass(120).await;
     assert_eq!(rig.hosts("f").unwrap().len(), 3);
+    // Two seconds after a sweep: the gap is over, and the next sweep is twenty seconds away.
+    let before = rig.asked.count();
+    while rig.asked.count() == before {
+        pass(1).await;
+    }
+    pass(2).await;
     rig
 }
 
@@ -130,16 +136,20 @@ async fn throttling_backs_off_to_minutes_and_no_demand_breaks_through() {
     assert!(gaps.iter().any(|gap| *gap > Duration::from_secs(200)), "{gaps:?}");
     assert!((24..=120).contains(&gaps.len()), "{} describes in two hours", gaps.len());
 
-    // Find a moment with a long wait ahead, and ask all the same.
-    let seen = rig.asked.count();
-    while rig.asked.count() == seen {
-        pass(1).await;
+    // Ask two seconds after a describe, twenty times over. Now and then its own time has come by chance.
+    let mut broke_through = 0;
+    for _ in 0..20 {
+        let seen = rig.asked.count();
+        while rig.asked.count() == seen {
+            pass(1).await;
+        }
+        pass(2).await;
+        let asked = rig.asked.count();
+        let refreshed = rig.engine.refresh(rig.fleet("f"), Duration::from_millis(500)).await;
+        assert!(!matches!(refreshed, Refreshed::Confirmed(_)), "{refreshed:?}");
+        broke_through += usize::from(rig.asked.count() != asked);
     }
-    let (asked, begin) = (rig.asked.count(), Instant::now());
-    let refreshed = rig.engine.refresh(rig.fleet("f"), Duration::from_millis(500)).await;
-    assert!(matches!(refreshed, Refreshed::Pending), "{refreshed:?}");
-    assert_eq!(begin.elapsed(), Duration::from_millis(500));
-    assert_eq!(rig.asked.count(), asked);
+    assert!(broke_through <= 6, "{broke_through} of 20 demands broke through");
     assert_eq!(rig.hosts("f").unwrap().len(), 3);
 
     rig.cloud.heal();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pikepole_directory::engine::Refreshed;
 use pikepole_directory::source::SourceError;
-use pikepole_fleet::{AlertKind, FactKind, MemberState};
+use pikepole_fleet::{AlertKind, FactKind, MemberState, Notice};
 use tokio::time::{sleep, timeout};
 
 use crate::engine_rig::{PATIENCE, Rig, group, grow, until};
@@ -93,7 +93,11 @@ async fn without_redis_each_asks_for_itself_and_later_they_agree_again() {
     grow(&shared.cloud, "f", 1);
     for rig in [&a, &b] {
         until("it asks for itself", || asks(rig) && rig.hosts("f").unwrap().len() == 5).await;
-        until("it tells of the loss", || rig.is_open(AlertKind::StoreFailing)).await;
+        let is_told = || {
+            rig.engine.review_alerts();
+            rig.is_open(AlertKind::StoreFailing)
+        };
+        until("it tells of the loss", is_told).await;
     }
     // Each hears of another death.
     a.learn("f", &ids[0], FactKind::Terminating).await;
@@ -107,15 +111,54 @@ async fn without_redis_each_asks_for_itself_and_later_they_agree_again() {
         "revisions in the new store grow from the old ones"
     );
     for rig in [&a, &b] {
-        until("the alert is over", || !rig.is_open(AlertKind::StoreFailing)).await;
+        let is_over = || {
+            rig.engine.review_alerts();
+            !rig.is_open(AlertKind::StoreFailing)
+        };
+        until("the alert is over", is_over).await;
         for id in &ids[..2] {
             assert!(rig.fleet("f").state().overlay.is_dying(id));
         }
     }
     assert_eq!(mirrored(&shared, 3).await.as_bytes(), &a.fleet("f").published().unwrap().seed[..]);
+}
+
+#[tokio::test]
+async fn a_replica_that_no_longer_asks_has_no_failing_source() {
+    let mut shared = Shared::new();
+    grow(&shared.cloud, "f", 2);
+    let (a, b) = two(&shared).await;
+    shared.redis.stop();
+    shared.cloud.fail_with(Some(SourceError::Unreachable("503".into())));
+    let is_open = |rig: &Rig| {
+        rig.engine.review_alerts();
+        rig.is_open(AlertKind::SourceFailing)
+    };
+    for rig in [&a, &b] {
+        until("it fails", || rig.fleet("f").health().failures >= 2 && is_open(rig)).await;
+    }
+    shared.redis.restart_empty();
     let (leader, follower) = leader_first(a, b).await;
-    until("the follower has no failing source", || !follower.is_open(AlertKind::SourceFailing)).await;
-    drop(leader);
+    until("the follower's alert is over", || !is_open(&follower)).await;
+    until("the leader's is not", || is_open(&leader)).await;
+}
+
+#[tokio::test]
+async fn a_record_spoiled_in_redis_is_put_aside_and_is_no_loss_of_redis() {
+    let shared = Shared::new();
+    let ids = grow(&shared.cloud, "f", 3);
+    let mut rig = shared.replica("a").await;
+    agree(&[&rig], 3).await;
+    shared.set("pikepole:1:fleet:f", "['10.0.0.1:5044']").await;
+    rig.learn("f", &ids[0], FactKind::Terminating).await;
+    rig.engine.review_alerts();
+    let told = rig.told();
+    assert_eq!(Rig::told_of(&told, AlertKind::StoreQuarantined, Notice::Raised), 1, "{told:?}");
+    assert_eq!(Rig::told_of(&told, AlertKind::StoreFailing, Notice::Raised), 0, "{told:?}");
+    assert_eq!(rig.hosts("f").unwrap().len(), 2);
+    let stored =
+        shared.store("look").load_all(&["f".parse().unwrap()]).await.unwrap().remove(0).unwrap().unwrap();
+    assert!(stored.state.overlay.is_dying(&ids[0]), "the event is in the new record");
 }
 
 #[tokio::test]
@@ -130,14 +173,22 @@ async fn a_frozen_redis_hangs_nothing() {
             .expect("an event hangs");
         assert_eq!(rig.hosts("f").unwrap().len(), 3);
         until("it asks for itself", || asks(rig)).await;
-        until("it tells of the loss", || rig.is_open(AlertKind::StoreFailing)).await;
+        let is_told = || {
+            rig.engine.review_alerts();
+            rig.is_open(AlertKind::StoreFailing)
+        };
+        until("it tells of the loss", is_told).await;
         let refreshed = rig.engine.refresh(rig.fleet("f"), Duration::from_secs(10)).await;
         assert!(matches!(refreshed, Refreshed::Confirmed(Some(_))), "{refreshed:?}");
     }
     shared.redis.resume();
     agree(&[&a, &b], 2).await;
     for rig in [a, b] {
-        until("the alert is over", || !rig.is_open(AlertKind::StoreFailing)).await;
+        let is_over = || {
+            rig.engine.review_alerts();
+            !rig.is_open(AlertKind::StoreFailing)
+        };
+        until("the alert is over", is_over).await;
         rig.stop().await;
     }
 }

@@ -89,11 +89,18 @@ impl Shared {
         timeout(PATIENCE, open).await.expect("the folder is never released")
     }
 
-    /// A connection past the stores, for looking.
-    pub(crate) async fn get(&self, key: &str) -> Option<String> {
+    /// A connection past the stores, for looking and for spoiling.
+    async fn raw(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.redis.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap()
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Option<String> {
+        redis::cmd("GET").arg(key).query_async(&mut self.raw().await).await.unwrap()
+    }
+
+    pub(crate) async fn set(&self, key: &str, value: &str) {
+        redis::cmd("SET").arg(key).arg(value).query_async(&mut self.raw().await).await.unwrap()
     }
 }
 
