@@ -31,7 +31,7 @@ async fn the_page_shows_every_fleet_on_a_desk_and_on_a_phone() {
         let folder = tempfile::tempdir().unwrap();
         let seen = ended(browser(folder.path(), &url, &[size])).await;
         assert_eq!(seen.code, Some(0), "{}", seen.err);
-        for words in ["logstash-mumbai", "logstash-virginia", "logstash-frankfurt", "active", "confirmed"] {
+        for words in ["logstash-mumbai", "logstash-virginia", "logstash-frankfurt", "active", "watchers"] {
             assert!(seen.out.contains(words), "{size}: {words} is not on the page:\n{}", seen.out);
         }
         let complaints: Vec<&str> = seen
