@@ -140,8 +140,10 @@ pub struct Fleet {
     pub alerts: Vec<Alert>,
     /// Long polls and event streams that are open on this fleet, on this replica.
     pub watchers: u64,
-    /// The last changes of the roster, newest first.
-    pub changes: Vec<Change>,
+    /// The last changes of the roster, newest first. Only where one fleet is asked for: of all fleets
+    /// together they would be megabytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<Change>>,
 }
 
 /// Where a fleet's truth comes from.

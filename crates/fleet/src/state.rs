@@ -288,3 +288,6 @@ fn diff(before: &[Member], after: &[Member]) -> Vec<MemberChange> {
     };
     changes.into_values().filter(|c| !same(c)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,8 @@ use crate::source::SourceError;
 const MAX_REFRESH_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn all(app: &App) -> Reply {
-    let fleets = app.engine.fleets().iter().map(|fleet| wire(app, fleet)).collect();
+    let without_changes = |fleet: &Arc<Fleet>| v1::Fleet { changes: None, ..wire(app, fleet) };
+    let fleets = app.engine.fleets().iter().map(without_changes).collect();
     json(&v1::Fleets { fleets })
 }
 
@@ -52,7 +53,7 @@ fn wire(app: &App, fleet: &Fleet) -> v1::Fleet {
         },
         alerts: app.engine.alerts().open_about(&[config.name.as_str(), label]),
         watchers: fleet.watchers() as u64,
-        changes: state.changes.iter().rev().map(Into::into).collect(),
+        changes: Some(state.changes.iter().rev().map(Into::into).collect()),
     }
 }
 
