@@ -111,14 +111,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Value> {
 
 /// Says that everything is measured, and keeps the watchers until stdin ends.
 fn hold(measured: &Value, crowd: &mut Crowd) -> anyhow::Result<()> {
-    let (ended, wait) = std::sync::mpsc::channel();
+    let (ended, wait) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
-        // Whatever stdin brings, its end or an error is the word to go.
+        // Whatever stdin brings, its end or an error is the word to go: `ended` is dropped with it.
         drop(io::copy(&mut io::stdin(), &mut io::sink()));
-        drop(ended.send(()));
+        drop(ended);
     });
     writeln!(io::stdout(), "{measured}")?;
-    while wait.try_recv().is_err() {
+    while wait.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
         crowd.idle_until(Instant::now() + Duration::from_millis(100))?;
     }
     Ok(())

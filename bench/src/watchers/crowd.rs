@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::OwnedFd;
-use rustix::event::Timespec;
 use tokio::time::Instant;
 
 use crate::answer;
@@ -60,7 +60,12 @@ enum Got {
 
 impl Crowd {
     /// Connects them all, each with a first poll under way.
-    pub(super) fn open(directory: SocketAddr, fleet: &str, count: usize, give_up: Instant) -> anyhow::Result<Self> {
+    pub(super) fn open(
+        directory: SocketAddr,
+        fleet: &str,
+        count: usize,
+        give_up: Instant,
+    ) -> anyhow::Result<Self> {
         let mut crowd = Self {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             watchers: Vec::with_capacity(count),
