@@ -72,6 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Value> {
     crowd.idle_until(Instant::now() + SETTLE)?;
     let idle = memory::resident_kib(args.pid)?;
 
+    let cpu_before = memory::cpu_ms(args.pid)?;
     let (mut all, mut lasts) = (Vec::new(), Vec::new());
     for _ in 0..args.changes {
         crowd.idle_until(Instant::now() + PAUSE.mul_f64(1.0 + fastrand::f64()))?;
@@ -89,6 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Value> {
         crowd.idle_until(Instant::now() + SETTLE)?;
     }
     let after = memory::resident_kib(args.pid)?;
+    let cpu = memory::cpu_ms(args.pid)? - cpu_before;
     let each = |now: u64| now.saturating_sub(before) as f64 / args.watchers.max(1) as f64;
     let measured = json!({
         "watchers": args.watchers,
@@ -97,6 +99,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Value> {
         "open_s": opened.as_secs_f64(),
         "every_watcher": spread::of(&mut all),
         "last_watcher": spread::of(&mut lasts),
+        "cpu_us_per_answer": cpu as f64 * 1e3 / all.len().max(1) as f64,
         "rss_before_kib": before,
         "rss_idle_kib": idle,
         "rss_after_kib": after,
