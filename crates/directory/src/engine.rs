@@ -23,8 +23,10 @@ use crate::clock::Clock;
 use crate::config::FleetConfig;
 use crate::shutdown::Shutdown;
 use crate::source::Source;
-pub use fleet::{Fleet, Freshness, Published, SourceHealth};
+pub use fleet::{Fleet, Freshness, Published, Shown, SourceHealth};
 use reconciler::{Met, Reconciler};
+#[cfg(feature = "redis")]
+pub use replicas::ReplicaTimes;
 pub use stores::Stores;
 
 /// Between two looks at the clock for staleness.
@@ -71,6 +73,8 @@ pub enum Refreshed {
     Failed(String),
     /// It is still under way.
     Pending,
+    /// The directory is stopping and will not ask any more.
+    Stopping,
 }
 
 /// Counts what the engine did since its start.
@@ -149,6 +153,13 @@ impl Engine {
         tasks
     }
 
+    /// Sends every watcher elsewhere: the server stops.
+    pub fn send_watchers_away(&self) {
+        for fleet in &self.fleets {
+            fleet.send_away();
+        }
+    }
+
     /// All fleets.
     pub fn fleets(&self) -> &[Arc<Fleet>] {
         &self.fleets
@@ -223,25 +234,24 @@ impl Engine {
         match met {
             Ok(Met::Confirmed) => Refreshed::Confirmed(fleet.published()),
             Ok(Met::Failed(why)) => Refreshed::Failed(why),
+            Ok(Met::Stopping) => Refreshed::Stopping,
             Err(_) => Refreshed::Pending,
         }
     }
 
     async fn refreshed(&self, fleet: &Fleet) -> Met {
         #[cfg(feature = "redis")]
-        if !self.may_describe()
-            && let Some(replicas) = self.stores.replicas()
-        {
-            return replicas.refresh_elsewhere(self, fleet).await;
+        if let Some(replicas) = self.stores.replicas() {
+            return replicas.refreshed(self, fleet).await;
         }
-        self.refreshed_here(fleet).await
+        let met = self.refreshed_here(fleet).await;
+        met.unwrap_or(Met::Stopping)
     }
 
-    async fn refreshed_here(&self, fleet: &Fleet) -> Met {
+    /// `None`: another replica asks the source now.
+    async fn refreshed_here(&self, fleet: &Fleet) -> Option<Met> {
         let (reconciler, place) = self.asked_by[&fleet.config().name];
-        let mut demand = self.reconcilers[reconciler].demand(place);
-        let met = demand.wait_for(Option::is_some).await.ok().and_then(|met| met.clone());
-        met.unwrap_or_else(|| Met::Failed("the directory is stopping".into()))
+        self.reconcilers[reconciler].demand(place).await
     }
 
     /// Begins a refresh and does not wait for it.

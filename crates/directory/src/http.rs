@@ -3,10 +3,12 @@
 //! Invariant: AWS is never called on behalf of a read, and a read never waits for a writer. What can be
 //! answered at once is answered without a heap-allocated future: there are ten thousand readers.
 
+mod accept;
 mod auth;
 mod body;
 mod connection;
 mod fleets;
+mod limits;
 mod metrics;
 mod page;
 mod query;
@@ -23,7 +25,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service;
 
@@ -32,6 +35,7 @@ use crate::engine::{Engine, Fleet};
 use crate::shutdown::Shutdown;
 use auth::Auth;
 pub use connection::run;
+pub use limits::Limits;
 use metrics::Counters;
 use reply::{ApiError, Reply};
 use route::Route;
@@ -40,14 +44,20 @@ use route::Route;
 pub struct App {
     engine: Arc<Engine>,
     auth: Auth,
+    limits: Limits,
     counters: Counters,
 }
 
 impl App {
     /// Puts it together.
     pub fn new(engine: Arc<Engine>, config: &ServerConfig) -> Arc<Self> {
+        Self::with_limits(engine, config, Limits::default())
+    }
+
+    /// The same, with other limits than those that suit production: for tests.
+    pub fn with_limits(engine: Arc<Engine>, config: &ServerConfig, limits: Limits) -> Arc<Self> {
         let auth = Auth { tokens: config.tokens.clone(), compat_anonymous: config.compat_anonymous };
-        Arc::new(Self { engine, auth, counters: Counters::default() })
+        Arc::new(Self { engine, auth, limits, counters: Counters::default() })
     }
 
     fn fleet(&self, name: &str) -> Result<&Arc<Fleet>, ApiError> {
@@ -143,10 +153,8 @@ impl Desk {
                 let poll = query::poll(query)?;
                 match roster::now(app, fleet, poll, &head.headers) {
                     Some(reply) => reply,
-                    None if self.shutdown.is_stopping() => roster::stopping(),
                     None => {
-                        let shutdown = self.shutdown.clone();
-                        let later = roster::later(Arc::clone(app), Arc::clone(fleet), poll, shutdown);
+                        let later = roster::later(Arc::clone(app), Arc::clone(fleet), poll);
                         return Ok(self.later(label, later));
                     }
                 }
@@ -155,9 +163,9 @@ impl Desk {
                 let (fleet, wait) = (app.fleet(name)?, fleets::refresh_wait(query)?);
                 return Ok(self.later(label, fleets::refresh(Arc::clone(app), Arc::clone(fleet), wait)));
             }
-            Route::Watch => watch::open(app, query, self.shutdown.clone())?,
+            Route::Watch => watch::open(app, query)?,
             Route::PrometheusSd => fleets::prometheus_sd(app, query)?,
-            Route::Metrics => metrics::reply(app),
+            Route::Metrics => metrics::reply(app, &head.headers),
             Route::Healthz => reply::text(StatusCode::OK, "alive\n"),
             Route::Readyz => self.readyz(),
             Route::OpenApi => page::openapi(),
@@ -187,8 +195,11 @@ impl Desk {
         reply::text(StatusCode::SERVICE_UNAVAILABLE, format!("no answer yet for: {}\n", waiting.join(", ")))
     }
 
-    fn now(&self, label: usize, reply: Reply) -> Answer {
+    fn now(&self, label: usize, mut reply: Reply) -> Answer {
         self.app.counters.count(label, reply.status());
+        if self.shutdown.is_stopping() {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Answer::Now(Some(reply))
     }
 

@@ -52,7 +52,12 @@ fn files_stay_readable() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["XX", "X"].concat(), ["unimple", "mented!"].concat()];
+    let marks = [
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["XX", "X"].concat(),
+        ["unimple", "mented!"].concat(),
+    ];
     for (name, text) in all(".rs").into_iter().chain(all(".md")).chain(all(".js")) {
         for mark in &marks {
             assert!(!text.contains(mark.as_str()), "{name} has a {mark}");
@@ -91,10 +96,14 @@ fn every_dependency_is_shared_by_the_workspace_and_explained() {
         assert!(own_version.is_none(), "{name} gives a version itself: {own_version:?}");
     }
     let manifest = read("Cargo.toml");
-    let dependencies = manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
+    let dependencies =
+        manifest.split("[workspace.dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
     for paragraph in dependencies.split("\n\n").filter(|p| !p.trim().is_empty()) {
         assert!(paragraph.trim_start().starts_with('#'), "no reason is given for:\n{paragraph}");
     }
-    let defaults = dependencies.lines().filter(|l| l.contains("version = ")).find(|l| !l.contains("default-features = false"));
+    let defaults = dependencies
+        .lines()
+        .filter(|l| l.contains("version = "))
+        .find(|l| !l.contains("default-features = false"));
     assert!(defaults.is_none(), "default features are on: {defaults:?}");
 }

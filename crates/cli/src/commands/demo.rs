@@ -35,7 +35,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         return Err(Failure::WrongUse("--speed is a factor from 0.1 to 100".into()));
     }
     raise_file_limit();
-    let listener = bind(args.listen).await.map_err(|failure| match failure {
+    let listener = bind(args.listen).map_err(|failure| match failure {
         Failure::Failed(error) => {
             Failure::Failed(anyhow::anyhow!("{error}\nchoose another place with --listen 127.0.0.1:9044"))
         }

@@ -3,7 +3,7 @@
 use pikepole_directory::assemble;
 use pikepole_directory::clock::Clock;
 use pikepole_directory::config::Config;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::print;
 use crate::Failure;
@@ -21,15 +21,25 @@ pub(crate) async fn run(args: DirectoryArgs) -> Result<(), Failure> {
     }
     raise_file_limit();
     let listen = config.server.listen;
-    let listener = bind(listen).await?;
+    let listener = bind(listen)?;
     tracing::info!(%listen, tls = config.server.tls.is_some(), fleets = config.fleets.len(), "directory listens");
     assemble::serve(config, listener, Clock::system(), stop::requested()).await?;
     tracing::info!("directory stopped");
     Ok(())
 }
 
-pub(crate) async fn bind(listen: std::net::SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(listen).await.map_err(|error| {
+/// Connections that wait to be accepted: after a restart all agents come at once, and a SYN that finds
+/// no place is tried again only after a second. The kernel caps it at `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+
+pub(crate) fn bind(listen: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = || {
+        let socket = if listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(listen)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|error: std::io::Error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => "; another process listens there",
             std::io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use pikepole_api::{time, v1};
 use pikepole_fleet::{FleetState, GroupName, Revision, Roster, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::FleetConfig;
 use crate::source::SourceError;
@@ -78,6 +79,15 @@ pub(super) fn seed_list(hosts: &[String]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
+/// What watchers follow: one value, so that one wake-up tells everything.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// The published roster; `None` while nothing is known.
+    pub published: Option<Arc<Published>>,
+    /// The server stops: watchers go elsewhere.
+    pub stopping: bool,
+}
+
 /// When a roster was last confirmed: beside it, not in it.
 #[derive(Debug, Clone)]
 pub struct Freshness {
@@ -85,6 +95,16 @@ pub struct Freshness {
     pub confirmed_at: Timestamp,
     /// The same as a header.
     pub header: HeaderValue,
+    /// When that came to be known here.
+    known_since: Instant,
+}
+
+impl Freshness {
+    /// How long ago that was, by the wall clock, but at least as long as it is known: a clock that
+    /// stepped back makes nothing younger.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.confirmed_at).max(self.known_since.elapsed())
+    }
 }
 
 /// How a fleet's source is doing, as this replica sees it.
@@ -122,7 +142,7 @@ pub(super) struct Held {
 pub struct Fleet {
     config: FleetConfig,
     held: tokio::sync::Mutex<Held>,
-    published: watch::Sender<Option<Arc<Published>>>,
+    shown: watch::Sender<Shown>,
     freshness: RwLock<Option<Freshness>>,
     view: Mutex<Arc<FleetState>>,
     health: Mutex<SourceHealth>,
@@ -141,7 +161,7 @@ impl Fleet {
                 shared: None,
                 diverged: false,
             }),
-            published: watch::Sender::new(None),
+            shown: watch::Sender::new(Shown::default()),
             freshness: RwLock::new(None),
             health: Mutex::new(SourceHealth::default()),
             config,
@@ -155,17 +175,17 @@ impl Fleet {
 
     /// The published roster; `None` while nothing is known.
     pub fn published(&self) -> Option<Arc<Published>> {
-        self.published.borrow().clone()
+        self.shown.borrow().published.clone()
     }
 
     /// Follows the published roster. Each change wakes once.
-    pub fn watch(&self) -> watch::Receiver<Option<Arc<Published>>> {
-        self.published.subscribe()
+    pub fn watch(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
     }
 
     /// How many follow it.
     pub fn watchers(&self) -> usize {
-        self.published.receiver_count()
+        self.shown.receiver_count()
     }
 
     /// When the source last confirmed the roster.
@@ -175,7 +195,7 @@ impl Fleet {
 
     /// How long ago that was. `None`: never.
     pub fn age(&self, now: Timestamp) -> Option<Duration> {
-        self.freshness().map(|f| now.since(f.confirmed_at))
+        self.freshness().map(|f| f.age(now))
     }
 
     /// The whole state, as of the last change.
@@ -186,6 +206,11 @@ impl Fleet {
     /// How its source is doing.
     pub fn health(&self) -> SourceHealth {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends every watcher elsewhere.
+    pub(super) fn send_away(&self) {
+        self.shown.send_modify(|shown| shown.stopping = true);
     }
 
     pub(super) fn note_health(&self, note: impl FnOnce(&mut SourceHealth)) {
@@ -200,18 +225,20 @@ impl Fleet {
     /// before its freshness: for a moment a new list may look older than it is, never newer.
     pub(super) fn show(&self, state: &FleetState) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(state.clone());
-        if let Some(roster) = &state.roster {
-            let is_new = |old: &Option<Arc<Published>>| old.as_ref().is_none_or(|p| *p.roster != **roster);
-            if is_new(&self.published.borrow()) {
-                let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
-                self.published.send_replace(Some(published));
-            }
+        if let Some(roster) = &state.roster
+            && self.published().is_none_or(|p| *p.roster != **roster)
+        {
+            let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
+            self.shown.send_modify(|shown| shown.published = Some(published));
         }
-        let freshness = state.confirmed_at.map(|confirmed_at| Freshness {
-            confirmed_at,
-            header: HeaderValue::try_from(time::format(confirmed_at)).expect("RFC 3339 is visible ASCII"),
-        });
-        *self.freshness.write().unwrap_or_else(PoisonError::into_inner) = freshness;
+        let mut freshness = self.freshness.write().unwrap_or_else(PoisonError::into_inner);
+        if freshness.as_ref().map(|f| f.confirmed_at) != state.confirmed_at {
+            *freshness = state.confirmed_at.map(|confirmed_at| Freshness {
+                confirmed_at,
+                header: HeaderValue::try_from(time::format(confirmed_at)).expect("RFC 3339 is visible ASCII"),
+                known_since: Instant::now(),
+            });
+        }
     }
 }
 

@@ -12,77 +12,65 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, MOST_UNSENT, SPARE_FILES};
 use super::{App, Desk, tls};
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
-
-/// A whole request head must arrive within this; it also ends idle connections.
-const HEAD_TIME: Duration = Duration::from_secs(15);
-/// A TLS handshake must be done within this.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// A reader that takes nothing for this long is cut off.
-const WRITE_TIME: Duration = Duration::from_secs(15);
-/// Bytes of a request head; hyper answers 431 above.
-const MAX_HEAD: usize = 16 * 1024;
-/// Headers of a request; hyper answers 431 above.
-const MAX_HEADERS: usize = 64;
-/// How long requests in flight may take after the shutdown.
-const GRACE: Duration = Duration::from_secs(5);
-/// File descriptors that are kept for everything that is not a connection.
-const SPARE_FILES: usize = 128;
-/// Connections at once, if the file limit allows them.
-const MAX_CONNECTIONS: usize = 200_000;
 
 /// Serves until the shutdown, then lets what is in flight finish.
 pub async fn run(
     listener: TcpListener,
     app: Arc<App>,
     tls: Option<TlsConfig>,
-    mut shutdown: Shutdown,
+    shutdown: Shutdown,
 ) -> Result<(), String> {
     let certificates = match tls {
         None => None,
         Some(config) => {
+            let seen = tls::stamp(&config);
             let (sender, receiver) = watch::channel(tls::server_config(&config)?);
-            tokio::spawn(tls::follow(config, sender, shutdown.clone()));
+            tokio::spawn(tls::follow(config, seen, sender, app.limits.look_every, shutdown.clone()));
             Some(receiver)
         }
     };
+    let (last_call, grace) = (app.limits.last_call, app.limits.grace);
     let places = Arc::new(Semaphore::new(most_connections()));
     // Every connection holds a sender: the receiver hears when the last one is gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut closed = std::pin::pin!(async {
+        shutdown.clone().wait().await;
+        app.engine.send_watchers_away();
+        tokio::time::sleep(last_call).await;
+    });
     loop {
         let accepted = tokio::select! {
-            () = shutdown.wait() => break,
+            () = &mut closed => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (place, stream, _peer) = accepted;
-        let acceptor = certificates.as_ref().map(|c| TlsAcceptor::from(Arc::clone(&c.borrow())));
-        let (app, alive, shutdown) = (Arc::clone(&app), alive.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            let (_place, _alive) = (place, alive);
-            app.counters.accepted.fetch_add(1, Ordering::Relaxed);
-            app.counters.open.fetch_add(1, Ordering::Relaxed);
-            let counted = Arc::clone(&app);
-            match acceptor {
-                None => serve(stream, app, shutdown).await,
-                Some(acceptor) => {
-                    let handshake = tokio::time::timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await;
+        let (permit, stream, _peer) = accepted;
+        let place = Place::take(&app, permit, alive.clone());
+        let desk = Desk { app: Arc::clone(&app), shutdown: shutdown.clone() };
+        match &certificates {
+            None => drop(tokio::spawn(serve(stream, desk, place))),
+            Some(current) => {
+                let time = app.limits.handshake_time;
+                let acceptor = TlsAcceptor::from(Arc::clone(&current.borrow()));
+                tokio::spawn(async move {
+                    let handshake = tokio::time::timeout(time, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
-                        Box::pin(serve(stream, app, shutdown)).await;
+                        serve(stream, desk, place).await;
                     }
-                }
+                });
             }
-            counted.counters.open.fetch_sub(1, Ordering::Relaxed);
-        });
+        }
     }
     drop(listener);
     drop(alive);
-    if tokio::time::timeout(GRACE, all_gone.recv()).await.is_err() {
+    if tokio::time::timeout(grace, all_gone.recv()).await.is_err() {
         tracing::warn!("some connections did not finish in time and were cut");
     }
     Ok(())
@@ -92,7 +80,7 @@ pub async fn run(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> (tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr) {
+) -> (OwnedSemaphorePermit, TcpStream, SocketAddr) {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
@@ -109,7 +97,8 @@ async fn accept(
     }
 }
 
-/// A dead peer must not keep its place: TCP finds it out by itself.
+/// A dead peer must not keep its place: TCP finds it out by itself. And what a slow reader has not been sent
+/// yet stays here, where a newer roster replaces it, instead of in the kernel's buffer of megabytes.
 fn set_options(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let keepalive = socket2::TcpKeepalive::new()
@@ -119,6 +108,7 @@ fn set_options(stream: &TcpStream) {
         socket.set_tcp_nodelay(true),
         socket.set_tcp_keepalive(&keepalive),
         socket.set_tcp_user_timeout(Some(Duration::from_secs(30))),
+        socket.set_tcp_notsent_lowat(MOST_UNSENT),
     ];
     for error in set.into_iter().filter_map(Result::err) {
         tracing::debug!(%error, "cannot set a socket option");
@@ -131,32 +121,66 @@ fn most_connections() -> usize {
     limit.saturating_sub(SPARE_FILES).clamp(16, MAX_CONNECTIONS)
 }
 
-async fn serve<S>(stream: S, app: Arc<App>, mut shutdown: Shutdown)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let stream = TokioIo::new(Patient { stream, app: Arc::clone(&app), stalled: None });
-    let desk = Desk { app, shutdown: shutdown.clone() };
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .half_close(false);
-    let mut connection = std::pin::pin!(http.serve_connection(stream, desk));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.wait() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended early");
+/// Waits for the shutdown, and for what was on its way by then.
+async fn over(mut shutdown: Shutdown, last_call: Duration) {
+    shutdown.wait().await;
+    tokio::time::sleep(last_call).await;
+}
+
+/// A connection's place among those that are open; it ends with the connection.
+struct Place {
+    app: Arc<App>,
+    _permit: OwnedSemaphorePermit,
+    /// While one of these is left, the server waits for it at the end.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Place {
+    fn take(app: &Arc<App>, permit: OwnedSemaphorePermit, alive: mpsc::Sender<()>) -> Self {
+        app.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        app.counters.open.fetch_add(1, Ordering::Relaxed);
+        Self { app: Arc::clone(app), _permit: permit, _alive: alive }
     }
 }
 
-/// A stream whose reader may not stall: after [`WRITE_TIME`] without taking a byte it is cut off.
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.app.counters.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one connection. Not an `async fn`, so that the connection is in the future once and not twice:
+/// that is a kilobyte for each of ten thousand watchers.
+fn serve<S>(stream: S, desk: Desk, place: Place) -> impl Future<Output = ()> + Send
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = TokioIo::new(Patient { stream, app: Arc::clone(&desk.app), stalled: None });
+    let (head_time, last_call) = (desk.app.limits.head_time, desk.app.limits.last_call);
+    let shutdown = desk.shutdown.clone();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .half_close(false);
+    let mut connection = http.serve_connection(stream, desk);
+    async move {
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = over(shutdown, last_call) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended early");
+        }
+        drop(place);
+    }
+}
+
+/// A stream whose reader may not stall: after `write_time` without taking a byte it is cut off.
 struct Patient<S> {
     stream: S,
     app: Arc<App>,
@@ -170,7 +194,8 @@ impl<S> Patient<S> {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIME)));
+        let write_time = self.app.limits.write_time;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(write_time)));
         if stalled.as_mut().poll(cx).is_ready() {
             self.app.counters.slow_readers.fetch_add(1, Ordering::Relaxed);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader took nothing")));

@@ -100,6 +100,7 @@ pub(super) async fn refresh(app: Arc<App>, fleet: Arc<Fleet>, wait: Option<Durat
         }
         Refreshed::Failed(why) => ApiError::new(ErrorCode::SourceFailed, why).into_reply(),
         Refreshed::Pending => pending(),
+        Refreshed::Stopping => super::roster::stopping(),
     }
 }
 

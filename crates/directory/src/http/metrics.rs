@@ -1,10 +1,12 @@
 //! `GET /metrics`. Gauges are read from the fleets when Prometheus asks; nothing is kept twice.
 
+mod text;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -14,6 +16,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::App;
+use super::accept::prefers;
 use super::reply::{Reply, whole};
 use super::route::Route;
 use crate::engine::{Engine, Fleet};
@@ -55,13 +58,17 @@ impl Counters {
     }
 }
 
-pub(super) fn reply(app: &Arc<App>) -> Reply {
+/// OpenMetrics for whoever asks for it by name, as Prometheus does; the classic text for all others.
+pub(super) fn reply(app: &Arc<App>, headers: &HeaderMap) -> Reply {
     let mut registry = Registry::with_prefix("pikepole");
     registry.register_collector(Box::new(Scrape(Arc::clone(app))));
     let mut body = String::new();
     encode(&mut body, &registry).expect("writing to a String cannot fail");
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    whole(StatusCode::OK, kind, body.into())
+    if prefers(headers, text::OPENMETRICS, "text/plain") {
+        whole(StatusCode::OK, text::OPENMETRICS_KIND, body.into())
+    } else {
+        whole(StatusCode::OK, text::CLASSIC_KIND, text::classic(&body).into())
+    }
 }
 
 /// Reads everything at the time of the scrape.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AGE, CACHE_CONTROL, ETAG, IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, ETAG, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use pikepole_api::headers;
 use pikepole_api::v1::ErrorCode;
@@ -11,8 +11,7 @@ use super::App;
 use super::body::Body;
 use super::query::Poll;
 use super::reply::{ApiError, JSON, Reply, whole};
-use crate::engine::{Fleet, Published};
-use crate::shutdown::Shutdown;
+use crate::engine::{Fleet, Published, Shown};
 
 const REVISION: HeaderName = HeaderName::from_static(headers::REVISION);
 const CONFIRMED_AT: HeaderName = HeaderName::from_static(headers::CONFIRMED_AT);
@@ -25,7 +24,7 @@ pub(super) fn add_freshness(app: &App, fleet: &Fleet, published: &Published, hea
     headers.insert(CACHE_CONTROL, NO_CACHE);
     let stale = match fleet.freshness() {
         Some(freshness) => {
-            let age = app.engine.clock().now().since(freshness.confirmed_at);
+            let age = freshness.age(app.engine.clock().now());
             headers.insert(CONFIRMED_AT, freshness.header);
             headers.insert(AGE, HeaderValue::from(age.as_secs()));
             app.engine.is_stale(fleet)
@@ -71,7 +70,7 @@ pub(super) fn now(app: &App, fleet: &Fleet, poll: Poll, headers: &HeaderMap) -> 
     };
     let has_it = match poll.after {
         Some(after) => after == published.revision().get(),
-        None => headers.get(IF_NONE_MATCH).is_some_and(|tags| lists(tags, &published.etag)),
+        None => headers.get_all(IF_NONE_MATCH).iter().any(|tags| lists(tags, &published.etag)),
     };
     if !has_it {
         return Some(full(app, fleet, &published));
@@ -87,19 +86,18 @@ fn lists(tags: &HeaderValue, etag: &HeaderValue) -> bool {
 }
 
 /// Waits until the roster is another one than the caller's.
-pub(super) async fn later(app: Arc<App>, fleet: Arc<Fleet>, poll: Poll, mut shutdown: Shutdown) -> Reply {
+pub(super) async fn later(app: Arc<App>, fleet: Arc<Fleet>, poll: Poll) -> Reply {
     let mut roster = fleet.watch();
-    let is_news =
-        |p: &Option<Arc<Published>>| p.as_ref().is_some_and(|p| Some(p.revision().get()) != poll.after);
-    let news = tokio::select! {
-        news = roster.wait_for(is_news) => news.ok().and_then(|p| p.clone()),
-        () = tokio::time::sleep(poll.wait) => None,
-        () = shutdown.wait() => return stopping(),
-    };
-    match (news, fleet.published()) {
-        (Some(published), _) => full(&app, &fleet, &published),
-        (None, Some(published)) => unchanged(&app, &fleet, &published),
-        (None, None) => not_ready(&fleet).into_reply(),
+    let has_it = |p: &Arc<Published>| Some(p.revision().get()) == poll.after;
+    let is_news = |shown: &Shown| shown.stopping || shown.published.as_ref().is_some_and(|p| !has_it(p));
+    // Whatever ended the wait, what is shown now is the answer.
+    drop(tokio::time::timeout(poll.wait, roster.wait_for(is_news)).await);
+    let shown = roster.borrow().clone();
+    match shown.published {
+        Some(published) if !has_it(&published) => full(&app, &fleet, &published),
+        _ if shown.stopping => stopping(),
+        Some(published) => unchanged(&app, &fleet, &published),
+        None => not_ready(&fleet).into_reply(),
     }
 }
 
@@ -108,5 +106,6 @@ pub(super) fn stopping() -> Reply {
     let mut reply =
         ApiError::new(ErrorCode::Unavailable, "this directory is stopping; ask another one").into_reply();
     reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("0"));
+    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     reply
 }

@@ -3,21 +3,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use http::header::{ACCEPT, RETRY_AFTER, WARNING};
+use http::header::{RETRY_AFTER, WARNING};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::App;
+use super::accept::prefers;
 use super::query::lenient;
 use super::reply::{JSON, Reply, TEXT, text, whole};
 use super::roster::add_freshness;
-use crate::engine::{Fleet, Published, Refreshed};
+use crate::engine::{Fleet, Published, Refreshed, Shown};
 
-/// How long a request waits for the first describe of a fleet of which nothing is known yet.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// A Lambda's default patience is 3 s; this leaves it time to hear the answer.
-const UPDATE_ANSWER: Duration = Duration::from_millis(2_300);
 /// The seed's own word for "no answer".
 const FAILURE: &str = "Failure";
 
@@ -38,8 +34,9 @@ pub(super) async fn hosts_later(app: Arc<App>, query: Option<String>, headers: H
         Err(unresolved) => return unresolved.into_reply(),
     };
     let mut roster = fleet.watch();
-    let known = tokio::time::timeout(FIRST_ANSWER, roster.wait_for(Option::is_some)).await;
-    match known.ok().and_then(Result::ok).and_then(|p| p.clone()) {
+    let is_news = |shown: &Shown| shown.stopping || shown.published.is_some();
+    drop(tokio::time::timeout(app.limits.first_answer, roster.wait_for(is_news)).await);
+    match fleet.published() {
         Some(published) => hosts_reply(&app, fleet, &published, warn, &headers),
         None => failure(StatusCode::SERVICE_UNAVAILABLE),
     }
@@ -113,8 +110,7 @@ fn failure(status: StatusCode) -> Reply {
 }
 
 fn hosts_reply(app: &App, fleet: &Fleet, published: &Published, warn: bool, headers: &HeaderMap) -> Reply {
-    let accept = headers.get(ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
-    let mut reply = if accept.contains("application/json") {
+    let mut reply = if prefers(headers, "application/json", "text/plain") {
         whole(StatusCode::OK, JSON, published.hosts.clone())
     } else {
         whole(StatusCode::OK, TEXT, published.seed.clone())
@@ -138,9 +134,10 @@ pub(super) async fn update(app: Arc<App>, query: Option<String>) -> Reply {
         Ok(fleet) => fleet,
         Err(unresolved) => return unresolved.into_reply(),
     };
-    match app.engine.refresh(fleet, UPDATE_ANSWER).await {
+    match app.engine.refresh(fleet, app.limits.update_answer).await {
         Refreshed::Confirmed(_) => text(StatusCode::OK, "Success"),
         Refreshed::Failed(_) => failure(StatusCode::BAD_GATEWAY),
         Refreshed::Pending => text(StatusCode::ACCEPTED, "Accepted"),
+        Refreshed::Stopping => failure(StatusCode::SERVICE_UNAVAILABLE),
     }
 }

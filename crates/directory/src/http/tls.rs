@@ -12,9 +12,6 @@ use tokio::sync::watch;
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
 /// Builds the server's side of TLS from files. The error is a sentence without secrets.
 pub(crate) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, String> {
     let cert = config.cert.display();
@@ -59,9 +56,11 @@ fn roots(path: &std::path::Path) -> Result<rustls::RootCertStore, String> {
     Ok(roots)
 }
 
-type Stamp = Vec<Option<(SystemTime, u64)>>;
+/// What tells one version of the files from another without reading them.
+pub(super) type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-fn stamp(config: &TlsConfig) -> Stamp {
+/// Taken before the files are read: a change in between is noticed then.
+pub(super) fn stamp(config: &TlsConfig) -> Stamp {
     [Some(&config.cert), Some(&config.key), config.client_ca.as_ref()]
         .into_iter()
         .flatten()
@@ -73,14 +72,15 @@ fn stamp(config: &TlsConfig) -> Stamp {
 /// stays: rotation writes two files, and there is a moment between them.
 pub(super) async fn follow(
     config: TlsConfig,
+    mut seen: Stamp,
     current: watch::Sender<Arc<ServerConfig>>,
+    look_every: Duration,
     mut shutdown: Shutdown,
 ) {
-    let mut seen = stamp(&config);
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(look_every) => {}
         }
         let now = stamp(&config);
         if now == seen {

@@ -1,7 +1,6 @@
 //! `GET /v1/watch`: rosters as server-sent events. A slow reader skips to the newest roster; nothing
 //! queues up for it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,18 +13,15 @@ use super::App;
 use super::body::Body;
 use super::query::repeated;
 use super::reply::{ApiError, Reply};
-use crate::engine::Published;
-use crate::shutdown::Shutdown;
+use crate::engine::Shown;
 
-/// A comment keeps proxies on the way from cutting an idle stream.
-const COMMENT_EVERY: Duration = Duration::from_secs(15);
 const COMMENT: Bytes = Bytes::from_static(b": alive\n\n");
 const GOAWAY: Bytes = Bytes::from_static(b"event: goaway\ndata: {}\n\n");
 
-type Roster = watch::Receiver<Option<Arc<Published>>>;
+type Roster = watch::Receiver<Shown>;
 
 /// Starts a stream over the named fleets, or over all.
-pub(super) fn open(app: &App, query: Option<&str>, shutdown: Shutdown) -> Result<Reply, ApiError> {
+pub(super) fn open(app: &App, query: Option<&str>) -> Result<Reply, ApiError> {
     let names = repeated(query, "fleet")?;
     let rosters: Vec<Roster> = if names.is_empty() {
         app.engine.fleets().iter().map(|fleet| fleet.watch()).collect()
@@ -37,7 +33,7 @@ pub(super) fn open(app: &App, query: Option<&str>, shutdown: Shutdown) -> Result
     };
     // One event in the channel, one on the wire: what is newer replaces what waits.
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(rosters, sender, shutdown));
+    tokio::spawn(feed(rosters, sender, app.limits.comment_every));
     let mut reply = Reply::new(Body::Events(receiver));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -45,32 +41,33 @@ pub(super) fn open(app: &App, query: Option<&str>, shutdown: Shutdown) -> Result
 }
 
 /// Sends the current rosters, then each new one, until the reader or the server goes away.
-async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>, mut shutdown: Shutdown) {
+async fn feed(mut rosters: Vec<Roster>, sender: mpsc::Sender<Bytes>, comment_every: Duration) {
     for roster in &mut rosters {
         roster.mark_changed();
     }
     // The headers go out with the first byte, even if no roster is known yet.
     let mut next = Some(COMMENT);
     loop {
-        if let Some(event) = next.take() {
-            let sent = tokio::select! {
-                sent = sender.send(event) => sent,
-                () = shutdown.wait() => break,
-            };
-            if sent.is_err() {
-                return;
-            }
+        if let Some(event) = next.take()
+            && sender.send(event).await.is_err()
+        {
+            return;
         }
         let change = select_all(rosters.iter_mut().map(|roster| Box::pin(roster.changed())));
-        let changed = tokio::select! {
-            (changed, index, _) = change => changed.is_ok().then_some(index),
-            () = tokio::time::sleep(COMMENT_EVERY) => { next = Some(COMMENT); continue; }
+        let index = tokio::select! {
+            (Ok(()), index, _) = change => index,
+            () = tokio::time::sleep(comment_every) => { next = Some(COMMENT); continue; }
             () = sender.closed() => return,
-            () = shutdown.wait() => break,
+            else => return,
         };
-        let Some(index) = changed else { break };
-        next = rosters[index].borrow_and_update().as_ref().map(|published| published.event.clone());
+        let shown = rosters[index].borrow_and_update().clone();
+        if shown.stopping {
+            // Losing this is fine: the end of the stream says the same.
+            drop(tokio::time::timeout(Duration::from_secs(1), sender.send(GOAWAY)).await);
+            return;
+        }
+        next = shown.published.map(|published| published.event.clone());
+        // Who was heard goes to the end of the line: a fleet that never rests must not silence the others.
+        rosters[index..].rotate_left(1);
     }
-    // Losing this is fine: the end of the stream says the same.
-    drop(tokio::time::timeout(Duration::from_secs(1), sender.send(GOAWAY)).await);
 }
