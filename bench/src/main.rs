@@ -1,1 +1,37 @@
-fn main() {}
+//! What `bench/run` cannot do with wrk: ten thousand watchers, and an hour of AWS calls in seconds.
+//!
+//! Not a benchmark by itself: `bench/run` starts the servers, alternates the contenders and prints the
+//! table. Each command here prints one JSON object on stdout.
+
+mod answer;
+mod hour;
+mod memory;
+mod spread;
+mod watchers;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "pikepole-bench", about = "Load generators and simulations behind bench/run")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Hold long polls open against a running directory, and time how long each change takes to reach all
+    Watchers(watchers::Args),
+    /// Count the AWS calls of a simulated hour
+    Hour(hour::Args),
+}
+
+#[expect(clippy::print_stdout, reason = "the result of a measurement")]
+fn main() -> anyhow::Result<()> {
+    let measured = match Args::parse().command {
+        Command::Watchers(args) => watchers::run(&args)?,
+        Command::Hour(args) => hour::run(&args)?,
+    };
+    println!("{measured}");
+    Ok(())
+}

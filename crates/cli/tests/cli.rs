@@ -8,6 +8,8 @@ mod config;
 mod demo;
 #[path = "cli/harness.rs"]
 mod harness;
+#[path = "cli/page.rs"]
+mod page;
 #[path = "cli/service.rs"]
 mod service;
 #[path = "cli/verbs.rs"]

@@ -27,6 +27,8 @@ const FAILURES: u32 = 2;
 pub struct Alerts(Arc<Inner>);
 
 struct Inner {
+    /// Held from the first look to the last word, so that an older look never overrules a newer one.
+    review: Mutex<()>,
     book: Mutex<Book>,
     queue: Option<mpsc::Sender<Alert>>,
     undelivered: Arc<AtomicU64>,
@@ -47,7 +49,16 @@ impl Alerts {
             tokio::spawn(webhook::deliver(webhook, receiver, Arc::clone(&undelivered), shutdown));
             sender
         });
-        Self(Arc::new(Inner { book: Mutex::default(), queue, undelivered }))
+        Self::over(queue, undelivered)
+    }
+
+    /// To the log and to a queue that somebody else empties: another way of delivery, a test.
+    pub fn to_queue(queue: mpsc::Sender<Alert>) -> Self {
+        Self::over(Some(queue), Arc::default())
+    }
+
+    fn over(queue: Option<mpsc::Sender<Alert>>, undelivered: Arc<AtomicU64>) -> Self {
+        Self(Arc::new(Inner { review: Mutex::default(), book: Mutex::default(), queue, undelivered }))
     }
 
     /// Alerts that no webhook took, since the start.
@@ -57,6 +68,7 @@ impl Alerts {
 
     /// Looks at every problem the engine can have.
     pub(crate) fn review(&self, engine: &Engine) {
+        let _turn = self.0.review.lock().unwrap_or_else(PoisonError::into_inner);
         let now = engine.clock().now();
         let mut findings = Findings(BTreeMap::new());
         for (label, fleets) in engine.by_source() {

@@ -13,6 +13,8 @@ use crate::clock::Clock;
 #[cfg(feature = "aws")]
 use crate::config::FleetConfig;
 use crate::config::{Config, SourceConfig, TlsConfig};
+#[cfg(feature = "redis")]
+use crate::engine::ReplicaTimes;
 use crate::engine::{Engine, Setup, SourceSetup, Stores};
 use crate::http::{App, run};
 use crate::shutdown::{self, Shutdown};
@@ -104,7 +106,7 @@ async fn stores(config: &Config) -> Result<Stores, RunError> {
     let stores = Stores::on_disk(disk);
     #[cfg(feature = "redis")]
     if let Some(redis) = &config.store.redis {
-        return Ok(stores.with_redis(Arc::new(connect(redis)?), redis.mirror_keys));
+        return Ok(stores.with_redis(Arc::new(connect(redis)?), redis.mirror_keys, ReplicaTimes::default()));
     }
     Ok(stores)
 }

@@ -25,6 +25,8 @@ use crate::shutdown::Shutdown;
 use crate::source::Source;
 pub use fleet::{Fleet, Freshness, Published, Shown, SourceHealth};
 use reconciler::{Met, Reconciler};
+#[cfg(feature = "redis")]
+pub use replicas::ReplicaTimes;
 pub use stores::Stores;
 
 /// Between two looks at the clock for staleness.
@@ -239,19 +241,17 @@ impl Engine {
 
     async fn refreshed(&self, fleet: &Fleet) -> Met {
         #[cfg(feature = "redis")]
-        if !self.may_describe()
-            && let Some(replicas) = self.stores.replicas()
-        {
-            return replicas.refresh_elsewhere(self, fleet).await;
+        if let Some(replicas) = self.stores.replicas() {
+            return replicas.refreshed(self, fleet).await;
         }
-        self.refreshed_here(fleet).await
+        let met = self.refreshed_here(fleet).await;
+        met.unwrap_or(Met::Stopping)
     }
 
-    async fn refreshed_here(&self, fleet: &Fleet) -> Met {
+    /// `None`: another replica asks the source now.
+    async fn refreshed_here(&self, fleet: &Fleet) -> Option<Met> {
         let (reconciler, place) = self.asked_by[&fleet.config().name];
-        let mut demand = self.reconcilers[reconciler].demand(place);
-        let met = demand.wait_for(Option::is_some).await.ok().and_then(|met| met.clone());
-        met.unwrap_or(Met::Stopping)
+        self.reconcilers[reconciler].demand(place).await
     }
 
     /// Begins a refresh and does not wait for it.

@@ -1,7 +1,24 @@
 //! The directory as its callers see it: a real server on a real socket, in this process.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests: one that cannot go on ends the test")]
-
+#[cfg(feature = "aws")]
+#[path = "directory/aws_engine.rs"]
+mod aws_engine;
+#[cfg(feature = "aws")]
+#[path = "directory/aws_moto.rs"]
+mod aws_moto;
+#[path = "directory/engine_failures.rs"]
+mod engine_failures;
+#[path = "directory/engine_pace.rs"]
+mod engine_pace;
+#[path = "directory/engine_rig.rs"]
+mod engine_rig;
+#[path = "directory/engine_stores.rs"]
+mod engine_stores;
+#[path = "directory/engine_truth.rs"]
+mod engine_truth;
+#[path = "directory/engine_webhook.rs"]
+mod engine_webhook;
 #[path = "directory/harness.rs"]
 mod harness;
 #[path = "directory/hostile.rs"]
@@ -12,6 +29,15 @@ mod hosts;
 mod metrics;
 #[path = "directory/poll.rs"]
 mod poll;
+#[cfg(feature = "redis")]
+#[path = "directory/replicas.rs"]
+mod replicas;
+#[cfg(feature = "redis")]
+#[path = "directory/replicas_random.rs"]
+mod replicas_random;
+#[cfg(feature = "redis")]
+#[path = "directory/replicas_rig.rs"]
+mod replicas_rig;
 #[path = "directory/roster.rs"]
 mod roster;
 #[path = "directory/stop.rs"]

@@ -133,6 +133,17 @@ impl Overlay {
             .collect();
     }
 
+    /// Adds what another overlay knows.
+    pub(crate) fn join(&mut self, other: Self) {
+        for (id, entry) in other.entries {
+            let joined = self.entries.entry(id).or_default();
+            joined.dying = joined.dying.max(entry.dying);
+            joined.launched = joined.launched.max(entry.launched);
+            joined.advised = joined.advised.max(entry.advised);
+        }
+        self.bound();
+    }
+
     /// The members that a snapshot and this overlay make together.
     pub(crate) fn members(&self, snapshot: &Describe) -> Vec<Member> {
         let last_row = self.last_row(snapshot);
@@ -172,14 +183,15 @@ impl Overlay {
 
     /// Keeps the overlay bounded: advice goes before news of death, old before new.
     fn bound(&mut self) {
-        while self.entries.len() > MAX_OVERLAY {
-            let least = self
-                .entries
-                .iter()
-                .min_by_key(|(_, e)| (e.is_dying(), e.latest()))
-                .map(|(id, _)| id.clone())
-                .expect("the overlay is over its limit, so it is not empty");
-            self.entries.remove(&least);
+        let excess = self.entries.len().saturating_sub(MAX_OVERLAY);
+        if excess == 0 {
+            return;
+        }
+        let mut all: Vec<_> =
+            self.entries.iter().map(|(id, e)| (e.is_dying(), e.latest(), id.clone())).collect();
+        all.select_nth_unstable(excess - 1);
+        for (.., id) in &all[..excess] {
+            self.entries.remove(id);
         }
     }
 }

@@ -237,24 +237,38 @@ impl FleetState {
     /// went separate ways: the describe made later wins, and no news of a death is forgotten.
     /// The revision grows above both unless the content is already `other`'s.
     pub fn merge(&mut self, other: &Self, now: Timestamp) -> Option<Change> {
+        self.join(other, other.confirmed_at >= self.confirmed_at, now)
+    }
+
+    /// Takes over what the shared store says where the two did not knowingly part: its describe counts,
+    /// whenever it was made. A store that lost its data may have been filled anew by someone who knew
+    /// less, so here too no news of a death is forgotten.
+    pub fn adopt(&mut self, other: &Self, now: Timestamp) -> Option<Change> {
+        self.join(other, true, now)
+    }
+
+    fn join(&mut self, other: &Self, take_snapshot: bool, now: Timestamp) -> Option<Change> {
         let floor = self.roster.as_ref().map(|r| r.revision());
-        let other_is_newer = other.confirmed_at >= self.confirmed_at;
-        let mine = std::mem::replace(self, other.clone());
-        if !other_is_newer {
-            self.snapshot.clone_from(&mine.snapshot);
-            self.hold.clone_from(&mine.hold);
+        let mut mine = std::mem::replace(self, other.clone());
+        let take_snapshot = take_snapshot && (self.snapshot.is_some() || mine.snapshot.is_none());
+        let same_snapshot = mine.snapshot == self.snapshot;
+        if self.roster.is_none() {
+            // There is nothing to differ from: what is known here stays what it is.
+            self.roster = mine.roster;
+            self.changes = mine.changes;
+        }
+        if take_snapshot {
+            let settled = self.snapshot.as_ref().filter(|_| !same_snapshot);
+            settled.into_iter().for_each(|snapshot| mine.overlay.settle(snapshot));
+        } else {
+            self.snapshot = mine.snapshot;
+            self.hold = mine.hold;
             self.confirmed_at = mine.confirmed_at;
             self.missing = mine.missing;
+            let settled = self.snapshot.as_ref().filter(|_| !same_snapshot);
+            settled.into_iter().for_each(|snapshot| self.overlay.settle(snapshot));
         }
-        for (id, entry) in mine.overlay.entries {
-            let joined = self.overlay.entries.entry(id).or_default();
-            joined.dying = joined.dying.max(entry.dying);
-            joined.launched = joined.launched.max(entry.launched);
-            joined.advised = joined.advised.max(entry.advised);
-        }
-        if let Some(snapshot) = self.snapshot.clone() {
-            self.overlay.settle(&snapshot);
-        }
+        self.overlay.join(mine.overlay);
         self.publish_above(floor, Cause::Source, now)
     }
 }

@@ -79,6 +79,14 @@ async fn a_kill_loses_no_roster() {
     // A roster is served first and written down behind that; a refresh comes after both.
     assert_eq!(directory.run(&["refresh", "f1"]).await.code, Some(0));
     let before = directory.get("/v1/fleets/f1/roster").await.unwrap().body;
+    // A roster is served at once and written right after: reading it must not wait for the disk.
+    let record = directory.place.path("store/fleets/f1.rec");
+    within("the record on disk", async {
+        while !record.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     directory.child.kill().await.unwrap();
     let place = directory.place;
     // The source is away: only what was written down is left.

@@ -141,3 +141,22 @@ fn a_file_that_is_not_toml_says_where() {
     let found = mistakes("[server\nlisten = 1");
     assert!(found[0].contains("line 1"), "{found:?}");
 }
+
+/// The TOML blocks of a page.
+fn examples(page: &str) -> Vec<String> {
+    let blocks = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_string());
+    blocks.collect()
+}
+
+#[test]
+#[cfg(feature = "aws")]
+fn the_examples_of_the_docs_are_configurations() {
+    let pages = [include_str!("../../../../README.md"), include_str!("../../../../docs/configuration.md")]
+        .map(examples);
+    let examples: Vec<String> = pages.into_iter().flatten().collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let example: String = example.lines().map(|line| format!("{}\n", line.trim())).collect();
+        parse(&example).unwrap_or_else(|e| panic!("{e}\n{example}"));
+    }
+}

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use pikepole_api::{time, v1};
 use pikepole_fleet::{FleetState, GroupName, Revision, Roster, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::FleetConfig;
 use crate::source::SourceError;
@@ -94,6 +95,16 @@ pub struct Freshness {
     pub confirmed_at: Timestamp,
     /// The same as a header.
     pub header: HeaderValue,
+    /// When that came to be known here.
+    known_since: Instant,
+}
+
+impl Freshness {
+    /// How long ago that was, by the wall clock, but at least as long as it is known: a clock that
+    /// stepped back makes nothing younger.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.confirmed_at).max(self.known_since.elapsed())
+    }
 }
 
 /// How a fleet's source is doing, as this replica sees it.
@@ -184,7 +195,7 @@ impl Fleet {
 
     /// How long ago that was. `None`: never.
     pub fn age(&self, now: Timestamp) -> Option<Duration> {
-        self.freshness().map(|f| now.since(f.confirmed_at))
+        self.freshness().map(|f| f.age(now))
     }
 
     /// The whole state, as of the last change.
@@ -220,11 +231,14 @@ impl Fleet {
             let published = Arc::new(Published::new(&self.config, Arc::clone(roster)));
             self.shown.send_modify(|shown| shown.published = Some(published));
         }
-        let freshness = state.confirmed_at.map(|confirmed_at| Freshness {
-            confirmed_at,
-            header: HeaderValue::try_from(time::format(confirmed_at)).expect("RFC 3339 is visible ASCII"),
-        });
-        *self.freshness.write().unwrap_or_else(PoisonError::into_inner) = freshness;
+        let mut freshness = self.freshness.write().unwrap_or_else(PoisonError::into_inner);
+        if freshness.as_ref().map(|f| f.confirmed_at) != state.confirmed_at {
+            *freshness = state.confirmed_at.map(|confirmed_at| Freshness {
+                confirmed_at,
+                header: HeaderValue::try_from(time::format(confirmed_at)).expect("RFC 3339 is visible ASCII"),
+                known_since: Instant::now(),
+            });
+        }
     }
 }
 

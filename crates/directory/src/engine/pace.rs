@@ -53,11 +53,6 @@ impl Pace {
         self.not_before
     }
 
-    /// Makes the regular sweep due now, without undercutting the gap.
-    pub(super) fn hurry(&mut self, now: Instant) {
-        self.next_tick = now;
-    }
-
     /// A sweep that began at `began` is over.
     pub(super) fn swept(&mut self, sweep: Sweep, began: Instant, now: Instant) {
         self.not_before = began + self.gap;
@@ -78,6 +73,16 @@ impl Pace {
             }
         }
         self.next_tick = self.next_tick.max(self.not_before);
+    }
+
+    /// The same for a sweep that some fleets were left out of: theirs stays due when it was, so that
+    /// demands for one fleet never put the others off. Throttling holds up all of them.
+    pub(super) fn swept_some(&mut self, sweep: Sweep, began: Instant, now: Instant) {
+        let due = self.next_tick;
+        self.swept(sweep, began, now);
+        if sweep != Sweep::Throttled {
+            self.next_tick = self.next_tick.min(due).max(self.not_before);
+        }
     }
 
     /// Decorrelated jitter: between the first back-off and three times the last, at most `most`.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pikepole_fleet::{Doubt, Input, Lifecycle, Proof, Verdict, limits};
+use pikepole_fleet::{Doubt, Input, InstanceId, Lifecycle, Proof, Verdict, limits};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -22,6 +22,13 @@ use crate::source::{Answer, Source, SourceError, Target};
 /// Groups that one `DescribeAutoScalingGroups` call can name. Up to here a demand for one fleet costs
 /// no more than a sweep over all; above, only the fleets in demand are asked for.
 const ONE_CALL: usize = 100;
+
+/// A source that has not answered about [`ONE_CALL`] fleets by then is taken for silent. Sources have
+/// limits of their own, for each call; this one only sees to it that no sweep lasts for ever.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long a describe may go on after the shutdown: within the five seconds that requests in flight have.
+const LAST_DESCRIBE: Duration = Duration::from_secs(4);
 
 /// How a demand ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +42,15 @@ pub(super) enum Met {
 }
 
 type Waiters = watch::Sender<Option<Met>>;
+
+/// Why a reconciler looks up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// It is time, or the source or a new role says so: everything is asked for.
+    Sweep,
+    /// Somebody demands something.
+    Demand,
+}
 
 /// Asks one source about its fleets.
 pub(super) struct Reconciler {
@@ -82,14 +98,25 @@ impl Reconciler {
         }
     }
 
-    /// Asks for a describe of one fleet that begins after this call. The sender is gone if there will be
-    /// none.
-    pub(super) fn demand(&self, index: usize) -> watch::Receiver<Option<Met>> {
+    /// Has one fleet described after this call, and waits for what comes of it. `None`: another replica
+    /// asks the source now. Cancel-safe.
+    pub(super) async fn demand(&self, index: usize) -> Option<Met> {
+        let Some(mut demand) = self.join_demand(index) else { return Some(Met::Stopping) };
+        let met = demand.wait_for(Option::is_some).await.ok().and_then(|met| met.clone());
+        met.or_else(|| self.is_over().then_some(Met::Stopping))
+    }
+
+    fn join_demand(&self, index: usize) -> Option<watch::Receiver<Option<Met>>> {
         let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(demands) = demands.as_mut() else { return watch::channel(None).1 };
+        let demands = demands.as_mut()?;
         let receiver = demands.entry(index).or_insert_with(|| watch::Sender::new(None)).subscribe();
         self.in_demand.notify_one();
-        receiver
+        Some(receiver)
+    }
+
+    /// Whether nobody will ask any more.
+    fn is_over(&self) -> bool {
+        self.demands.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// Calls the source made, by the API's own names.
@@ -117,48 +144,70 @@ impl Reconciler {
     async fn reconcile(&self, engine: &Engine, mut shutdown: Shutdown) {
         let mut pace = Pace::new(self.interval, self.gap, Instant::now(), fastrand::u64(..));
         loop {
-            tokio::select! {
+            let wake = tokio::select! {
                 biased; // no describe begins after the stop
                 () = shutdown.wait() => return,
-                () = tokio::time::sleep_until(pace.next_tick()) => {}
-                () = self.in_demand.notified() => {}
-                () = self.source.changed() => {}
-                () = self.hurry.notified() => { pace.hurry(Instant::now()); }
-            }
+                () = tokio::time::sleep_until(pace.next_tick()) => Wake::Sweep,
+                () = self.in_demand.notified() => Wake::Demand,
+                () = self.source.changed() => Wake::Sweep,
+                () = self.hurry.notified() => Wake::Sweep,
+            };
             tokio::select! {
                 biased;
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep_until(pace.not_before()) => {}
             }
             let demands = self.take_demands();
+            if wake == Wake::Demand && demands.is_empty() {
+                continue; // the word of demands that came during the gap, and were met with the first
+            }
             let began = Instant::now();
-            let sweep = if engine.may_describe() {
-                self.sweep(engine, &demands).await
-            } else {
+            let is_due = wake == Wake::Sweep || began >= pace.next_tick();
+            if !engine.may_describe() {
                 self.leave_to_the_leader();
-                Sweep::Done { again_within: None }
+                pace.swept(Sweep::Done { again_within: None }, began, Instant::now());
+                continue;
+            }
+            // Up to here a demand for one costs no more than a sweep over all.
+            let all = is_due || self.fleets.len() <= ONE_CALL;
+            let chosen =
+                if all { (0..self.fleets.len()).collect() } else { demands.keys().copied().collect() };
+            let sweep = tokio::select! {
+                biased; // what is under way may finish: somebody may wait for it
+                sweep = self.sweep(engine, chosen, &demands) => sweep,
+                () = over(&mut shutdown, &demands) => return,
             };
-            pace.swept(sweep, began, Instant::now());
+            if all {
+                pace.swept(sweep, began, Instant::now());
+            } else {
+                pace.swept_some(sweep, began, Instant::now());
+            }
         }
     }
 
-    /// Another replica describes; what is demanded here is asked of it instead (`Engine::refresh`).
+    /// Another replica describes; what is demanded here is asked of it instead (`Engine::refresh`). What
+    /// failed here before is no longer this replica's trouble.
     fn leave_to_the_leader(&self) {
         for fleet in &self.fleets {
-            fleet.note_health(|health| health.elsewhere = true);
+            fleet.note_health(|health| {
+                health.elsewhere = true;
+                health.failures = 0;
+            });
         }
     }
 
-    /// Describes the fleets, applies the answers, tells those who waited.
-    async fn sweep(&self, engine: &Engine, demands: &BTreeMap<usize, Waiters>) -> Sweep {
-        let all = self.fleets.len() <= ONE_CALL || demands.is_empty();
-        let chosen: Vec<usize> =
-            if all { (0..self.fleets.len()).collect() } else { demands.keys().copied().collect() };
+    /// Describes the chosen fleets, applies the answers, tells those who waited.
+    async fn sweep(&self, engine: &Engine, chosen: Vec<usize>, demands: &BTreeMap<usize, Waiters>) -> Sweep {
         let targets: Vec<Target> = chosen.iter().map(|&i| target(&self.fleets[i])).collect();
         self.describes.fetch_add(1, Ordering::Relaxed);
-        let answers = self.source.describe(&targets).await;
+        let limit = ANSWER_LIMIT * u32::try_from(targets.len().div_ceil(ONE_CALL)).unwrap_or(u32::MAX);
+        let answers = tokio::time::timeout(limit, self.source.describe(&targets)).await;
+        let answers = answers.unwrap_or_else(|_| {
+            let why = format!("the source said nothing within {} s", limit.as_secs());
+            vec![Err(SourceError::Unreachable(why)); targets.len()]
+        });
         let mut sweep = Sweep::Done { again_within: None };
-        for (&index, answer) in chosen.iter().zip(answers) {
+        for (index, answer) in chosen.into_iter().zip(answers) {
             let fleet = &self.fleets[index];
             let (one, met) = self.take_in(engine, fleet, answer).await;
             sweep = worse(sweep, one);
@@ -168,6 +217,17 @@ impl Reconciler {
         }
         engine.review_alerts();
         sweep
+    }
+
+    /// No proof is a fine answer, and so is none in time.
+    async fn prove_gone(&self, fleet: &Fleet, suspects: &[InstanceId]) -> Proof {
+        let error = match tokio::time::timeout(ANSWER_LIMIT, self.source.prove_gone(suspects)).await {
+            Ok(Ok(proof)) => return proof,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the source said nothing".to_owned(),
+        };
+        tracing::warn!(fleet = %fleet.config().name, error, "no proof of the missing instances");
+        Proof::default()
     }
 
     async fn take_in(
@@ -211,14 +271,8 @@ impl Reconciler {
         let waits_for_address =
             describe.instances.iter().any(|i| i.lifecycle == Lifecycle::InService && i.address.is_none());
         let suspects = fleet.state().suspects(&describe, &engine.policy);
-        let proof = if suspects.is_empty() {
-            Proof::default()
-        } else {
-            self.source.prove_gone(&suspects).await.unwrap_or_else(|error| {
-                tracing::warn!(fleet = %fleet.config().name, %error, "no proof of the missing instances");
-                Proof::default()
-            })
-        };
+        let proof =
+            if suspects.is_empty() { Proof::default() } else { self.prove_gone(fleet, &suspects).await };
         let outcome = engine.apply(fleet, Input::Described { describe, proof }).await;
         match outcome.verdict {
             Verdict::Held(doubt) => {
@@ -234,6 +288,15 @@ impl Reconciler {
                 (Sweep::Done { again_within }, Met::Confirmed)
             }
         }
+    }
+}
+
+/// Waits for the shutdown, and, if anybody still waits for the describe that is under way, for as long
+/// as it may take.
+async fn over(shutdown: &mut Shutdown, demands: &BTreeMap<usize, Waiters>) {
+    shutdown.wait().await;
+    if demands.values().any(|waiters| waiters.receiver_count() > 0) {
+        tokio::time::sleep(LAST_DESCRIBE).await;
     }
 }
 

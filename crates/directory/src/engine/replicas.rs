@@ -13,20 +13,33 @@ use tokio::time::Instant;
 use super::reconciler::Met;
 use super::{Engine, Fleet};
 use crate::shutdown::Shutdown;
+use crate::store::Version;
 use crate::store::redis::{LeaseState, Notice, RedisStore};
 
 /// The lease that lets one replica describe and complete hooks.
 const LEASE: &str = "leader";
-/// How long a lease lasts; a leader that dies is replaced after this.
-const LEASE_TIME: Duration = Duration::from_secs(9);
-/// How often it is renewed, or tried for.
-const LEASE_EVERY: Duration = Duration::from_secs(3);
-/// How often everything is read again, in case a notice was lost.
-const REREAD_EVERY: Duration = Duration::from_secs(10);
 /// How long the leader may take for a refresh that a follower asked for.
 const REFRESH_TIME: Duration = Duration::from_secs(30);
 /// Refreshes of others that wait here at once.
 const MAX_WAITING: usize = 10_000;
+
+/// How replicas keep in step.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaTimes {
+    /// How long a lease lasts; a leader that dies is replaced after this.
+    pub lease: Duration,
+    /// How often it is renewed, or tried for, ±20 %.
+    pub renew: Duration,
+    /// How often everything is read again, in case a notice was lost.
+    pub reread: Duration,
+}
+
+impl Default for ReplicaTimes {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { lease: s(9), renew: s(3), reread: s(10) }
+    }
+}
 
 /// Who asks the sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,39 +54,64 @@ enum Role {
     Alone,
 }
 
+impl Role {
+    fn may_describe(self) -> bool {
+        match self {
+            Self::Leader { until } => Instant::now() < until,
+            Self::Alone => true,
+            Self::Unknown | Self::Follower => false,
+        }
+    }
+}
+
 /// This replica among the others.
 pub(super) struct Replicas {
     redis: Arc<RedisStore>,
     mirror: bool,
+    times: ReplicaTimes,
     role: watch::Sender<Role>,
     waiting: Mutex<HashMap<String, oneshot::Sender<bool>>>,
 }
 
 impl Replicas {
-    pub(super) fn new(redis: Arc<RedisStore>, mirror: bool) -> Self {
-        Self { redis, mirror, role: watch::Sender::new(Role::Unknown), waiting: Mutex::default() }
+    pub(super) fn new(redis: Arc<RedisStore>, mirror: bool, times: ReplicaTimes) -> Self {
+        Self { redis, mirror, times, role: watch::Sender::new(Role::Unknown), waiting: Mutex::default() }
     }
 
     /// Whether this replica asks the sources now.
     pub(super) fn may_describe(&self) -> bool {
-        match *self.role.borrow() {
-            Role::Leader { until } => Instant::now() < until,
-            Role::Alone => true,
-            Role::Unknown | Role::Follower => false,
-        }
+        self.role.borrow().may_describe()
     }
 
-    /// A change was saved: mirrors it under the seed's key.
-    pub(super) async fn changed(&self, state: &FleetState, group: &GroupName) {
+    /// A change was saved: mirrors it under the seed's key, unless another replica has saved since.
+    pub(super) async fn changed(&self, state: &FleetState, version: Version, group: &GroupName) {
         let Some(roster) = state.roster.as_ref().filter(|_| self.mirror) else { return };
         let seed = super::fleet::seed_list(&roster.hosts());
-        if let Err(error) = self.redis.mirror(group, &seed).await {
+        if let Err(error) = self.redis.mirror(&state.fleet, version, group, &seed).await {
             tracing::warn!(fleet = %state.fleet, %error, "mirrored key not written");
         }
     }
 
+    /// Has the source asked, by whoever asks it. Who that is may change meanwhile.
+    pub(super) async fn refreshed(&self, engine: &Engine, fleet: &Fleet) -> Met {
+        loop {
+            if self.may_describe() {
+                if let Some(met) = engine.refreshed_here(fleet).await {
+                    return met;
+                }
+                continue;
+            }
+            let mut role = self.role.subscribe();
+            tokio::select! {
+                met = self.refresh_elsewhere(engine, fleet) => return met,
+                // An error cannot be: this value holds the sender.
+                _ = role.wait_for(|role| role.may_describe()) => {}
+            }
+        }
+    }
+
     /// Asks the leader for a refresh and waits for its word.
-    pub(super) async fn refresh_elsewhere(&self, engine: &Engine, fleet: &Fleet) -> Met {
+    async fn refresh_elsewhere(&self, engine: &Engine, fleet: &Fleet) -> Met {
         let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let (sender, answer) = oneshot::channel();
         {
@@ -86,7 +124,8 @@ impl Replicas {
         }
         let name = fleet.config().name.clone();
         if let Err(error) = self.redis.publish(&Notice::Refresh { id, fleet: name }).await {
-            return Met::Failed(error.to_string());
+            // Redis is lost. In a moment this replica knows that, and asks the source itself.
+            engine.stores.shared_failed(&error);
         }
         match answer.await {
             Ok(true) => {
@@ -115,7 +154,7 @@ fn replicas(engine: &Engine) -> &Replicas {
 async fn keep_the_lease(engine: Arc<Engine>, mut shutdown: Shutdown) {
     let this = replicas(&engine);
     loop {
-        let attempt = this.redis.try_lease(LEASE, LEASE_TIME).await;
+        let attempt = this.redis.try_lease(LEASE, this.times.lease).await;
         let role = match &attempt {
             Ok(LeaseState::Mine { until }) => Role::Leader { until: *until },
             Ok(LeaseState::Theirs) => Role::Follower,
@@ -132,7 +171,7 @@ async fn keep_the_lease(engine: Arc<Engine>, mut shutdown: Shutdown) {
         }
         tokio::select! {
             () = shutdown.wait() => break,
-            () = tokio::time::sleep(LEASE_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
+            () = tokio::time::sleep(this.times.renew.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
             () = engine.stores.lost() => {}
         }
     }
@@ -154,29 +193,31 @@ const fn name(role: Role) -> &'static str {
 async fn hear_notices(engine: Arc<Engine>, mut shutdown: Shutdown) {
     let this = replicas(&engine);
     let mut notices = this.redis.subscribe();
-    let mut reread = Instant::now() + REREAD_EVERY;
+    let mut reread = Instant::now() + this.times.reread;
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
             () = tokio::time::sleep_until(reread) => {
                 engine.sync_all().await;
-                reread = Instant::now() + REREAD_EVERY;
+                reread = Instant::now() + this.times.reread;
             }
-            heard = notices.recv() => match heard.map(|heard| heard.notice) {
-                Some(Notice::Changed(name)) => {
+            heard = notices.recv() => match heard.map(|heard| (heard.from, heard.notice)) {
+                // What this replica wrote itself is no news to it.
+                Some((Some(from), Notice::Changed(_))) if from == *this.redis.replica() => {}
+                Some((_, Notice::Changed(name))) => {
                     if let Some(fleet) = engine.fleet(name.as_str()) {
                         engine.sync(fleet).await;
                     }
                 }
-                Some(Notice::Refresh { id, fleet }) => refresh_for_another(&engine, id, fleet.as_str()),
-                Some(Notice::Refreshed { id, ok }) => {
+                Some((_, Notice::Refresh { id, fleet })) => refresh_for_another(&engine, id, fleet.as_str()),
+                Some((_, Notice::Refreshed { id, ok })) => {
                     let mut waiting = this.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(sender) = waiting.remove(&id) {
                         // Whoever asked may have given up; then nobody needs the answer.
                         _ = sender.send(ok);
                     }
                 }
-                Some(Notice::Reconnected) => engine.sync_all().await,
+                Some((_, Notice::Reconnected)) => engine.sync_all().await,
                 None => return,
             }
         }
@@ -189,7 +230,8 @@ fn refresh_for_another(engine: &Arc<Engine>, id: String, fleet: &str) {
     let (engine, fleet) = (Arc::clone(engine), Arc::clone(fleet));
     tokio::spawn(async move {
         let met = tokio::time::timeout(REFRESH_TIME, engine.refreshed_here(&fleet)).await;
-        let ok = matches!(met, Ok(Met::Confirmed));
+        // Whoever asked reads the outcome from Redis, so there it must be.
+        let ok = matches!(met, Ok(Some(Met::Confirmed))) && !engine.stores.shared_is_down();
         if let Err(error) = replicas(&engine).redis.publish(&Notice::Refreshed { id, ok }).await {
             tracing::debug!(%error, "the end of a refresh was not told");
         }

@@ -4,13 +4,15 @@
 //! agree. While the shared store is lost the replica goes its own way; afterwards the two are joined by
 //! [`FleetState::merge`]. The disk copy follows behind, and never holds a roster up.
 
+mod disk;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use pikepole_fleet::{AlertKind, FleetState, Outcome, Verdict};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::Counters;
 use super::fleet::Held;
@@ -19,9 +21,8 @@ use crate::store::{SaveError, Store, StoreError, Stored};
 
 /// How often a change tries again when another replica was faster.
 const TRIES: u32 = 20;
-/// A roster that was only confirmed again is written to disk this often. After a restart its age may be
-/// overstated by as much; never understated.
-const CONFIRM_ON_DISK: Duration = Duration::from_secs(60);
+/// Records put aside that are remembered at once.
+const MAX_QUARANTINED: usize = 100;
 
 /// The stores, and what is wrong with them.
 #[derive(Default)]
@@ -34,12 +35,15 @@ pub struct Stores {
     shared_error: Mutex<Option<String>>,
     shared_is_down: AtomicBool,
     shared_lost: Notify,
+    disk_rests_until: Mutex<Option<Instant>>,
     quarantined: Mutex<Vec<Quarantined>>,
 }
 
 #[derive(Debug, Clone)]
 struct Quarantined {
     kept_at: String,
+    /// A file is a problem until somebody has looked at it and taken it away.
+    is_file: bool,
     detail: String,
 }
 
@@ -56,9 +60,14 @@ impl Stores {
 
     /// Adds Redis.
     #[cfg(feature = "redis")]
-    pub fn with_redis(mut self, redis: Arc<crate::store::redis::RedisStore>, mirror: bool) -> Self {
+    pub fn with_redis(
+        mut self,
+        redis: Arc<crate::store::redis::RedisStore>,
+        mirror: bool,
+        times: super::ReplicaTimes,
+    ) -> Self {
         self.shared = Some(Arc::clone(&redis) as Arc<dyn Store>);
-        self.replicas = Some(super::replicas::Replicas::new(redis, mirror));
+        self.replicas = Some(super::replicas::Replicas::new(redis, mirror, times));
         self
     }
 
@@ -80,8 +89,7 @@ impl Stores {
             problems.push((AlertKind::StoreFailing, "redis".into(), detail));
         }
         let mut quarantined = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
-        // A file is a problem until somebody has looked at it and taken it away.
-        quarantined.retain(|q| Path::new(&q.kept_at).exists() || !q.kept_at.starts_with('/'));
+        quarantined.retain(|q| !q.is_file || Path::new(&q.kept_at).exists());
         for q in quarantined.iter() {
             let detail = format!("{}; look at it, then delete it", q.detail);
             problems.push((AlertKind::StoreQuarantined, q.kept_at.clone(), detail));
@@ -130,12 +138,20 @@ impl Stores {
             Ok(version) => {
                 held.shared = Some(version);
                 held.diverged = false;
+                // Before anything is waited for: a caller that gives up must not leave an older state
+                // under this version, or the next change would undo this one.
+                held.state = next;
                 #[cfg(feature = "redis")]
                 if let Some(replicas) = &self.replicas {
-                    replicas.changed(&next, &held.group).await;
+                    replicas.changed(&held.state, version, &held.group).await;
                 }
+                return Shared::Done;
             }
             Err(SaveError::Conflict) => return Shared::Conflict,
+            Err(SaveError::Store(error @ StoreError::Damaged { .. })) => {
+                self.note_damage(&error, false);
+                return Shared::Conflict;
+            }
             Err(SaveError::Store(error)) => {
                 counters.store_failures.fetch_add(1, Ordering::Relaxed);
                 self.shared_failed(&error);
@@ -153,7 +169,7 @@ impl Stores {
             Ok(stored) => Self::adopt(held, stored, clock),
             Err(error) => {
                 if matches!(error, StoreError::Damaged { .. }) {
-                    self.note_damage(&error);
+                    self.note_damage(&error, false);
                     held.shared = None;
                 } else {
                     self.shared_failed(&error);
@@ -169,15 +185,15 @@ impl Stores {
                 held.shared = Some(stored.version);
                 if held.diverged {
                     held.state.merge(&stored.state, clock.now());
-                    held.diverged = held.state != stored.state;
                 } else {
-                    held.state = stored.state;
+                    held.state.adopt(&stored.state, clock.now());
                 }
+                held.diverged = held.state != stored.state;
             }
             // Redis was restarted empty: what is held here is the best there is.
             None => {
                 held.shared = None;
-                held.diverged = held.state.snapshot.is_some();
+                held.diverged = knows_something(&held.state);
             }
         }
     }
@@ -199,66 +215,29 @@ impl Stores {
 
     /// Loads what the disk and the shared store remember.
     pub(super) async fn load(&self, held: &mut Held, clock: &Clock) {
-        if let Some(disk) = &self.disk {
-            match disk.load(&held.state.fleet).await {
-                Ok(Some(stored)) => {
-                    held.local = Some(stored.version);
-                    held.on_disk = Some(stored.state.clone());
-                    held.state = stored.state;
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    self.note_damage(&error);
-                    if let StoreError::Unavailable(why) = &error {
-                        set(&self.disk_error, Some(why.clone()));
-                    }
-                    tracing::error!(fleet = %held.state.fleet, %error, "stored roster not used");
-                }
-            }
-        }
+        self.load_from_disk(held).await;
         if self.shared.is_some() {
-            held.diverged = held.state.snapshot.is_some();
+            held.diverged = knows_something(&held.state);
             if !self.shared_is_down.load(Ordering::Acquire) {
                 self.catch_up(held, clock).await;
             }
         }
     }
 
-    /// Writes the state to disk if it is worth it. A failure is an alert, nothing more.
-    pub(super) async fn keep_on_disk(&self, held: &mut Held, counters: &Counters) {
-        let Some(disk) = &self.disk else { return };
-        if held.on_disk.as_ref().is_some_and(|on_disk| !is_worth_writing(on_disk, &held.state)) {
-            return;
-        }
-        let mut saved = disk.save(&held.state, held.local).await;
-        if matches!(saved, Err(SaveError::Conflict)) {
-            // Only we write here, so the file was put aside or deleted under us: begin anew.
-            held.local = disk.load(&held.state.fleet).await.ok().flatten().map(|stored| stored.version);
-            saved = disk.save(&held.state, held.local).await;
-        }
-        match saved {
-            Ok(version) => {
-                held.local = Some(version);
-                held.on_disk = Some(held.state.clone());
-                set(&self.disk_error, None);
-            }
-            Err(error) => {
-                counters.store_failures.fetch_add(1, Ordering::Relaxed);
-                if set(&self.disk_error, Some(error.to_string())) {
-                    tracing::error!(fleet = %held.state.fleet, %error, "roster not written to disk");
-                }
-            }
-        }
-    }
-
-    fn note_damage(&self, error: &StoreError) {
+    fn note_damage(&self, error: &StoreError, is_file: bool) {
         if let StoreError::Damaged { kept_at, .. } = error {
-            let entry = Quarantined { kept_at: kept_at.clone(), detail: error.to_string() };
-            self.quarantined.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+            tracing::error!(%error, "a stored record was put aside");
+            let entry = Quarantined { kept_at: kept_at.clone(), is_file, detail: error.to_string() };
+            let mut all = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|q| q.kept_at != entry.kept_at);
+            all.push(entry);
+            let too_many = all.len().saturating_sub(MAX_QUARANTINED);
+            all.drain(..too_many);
         }
     }
 
-    fn shared_failed(&self, error: &StoreError) {
+    /// An operation on the shared store failed: nobody tries another one before the lease was tried.
+    pub(super) fn shared_failed(&self, error: &StoreError) {
         self.shared_down(error);
         self.shared_lost.notify_one();
     }
@@ -268,6 +247,12 @@ impl Stores {
         if set(&self.shared_error, Some(error.to_string())) {
             tracing::error!(%error, "redis lost; this replica goes on by itself");
         }
+    }
+
+    /// Whether the shared store is lost, as far as is known.
+    #[cfg(feature = "redis")]
+    pub(super) fn shared_is_down(&self) -> bool {
+        self.shared_is_down.load(Ordering::Acquire)
     }
 
     /// The shared store answered again, or did not.
@@ -296,23 +281,15 @@ enum Shared {
     Conflict,
 }
 
+/// Whether there is anything that a shared store could lack.
+fn knows_something(state: &FleetState) -> bool {
+    *state != FleetState::unknown(state.fleet.clone())
+}
+
 /// Sets a trouble's text; whether that began or ended it.
 fn set(trouble: &Mutex<Option<String>>, text: Option<String>) -> bool {
     let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
     let is_news = trouble.is_some() != text.is_some();
     *trouble = text;
     is_news
-}
-
-/// Content is written at once; a mere confirmation now and then.
-fn is_worth_writing(on_disk: &FleetState, state: &FleetState) -> bool {
-    let aged = match (on_disk.confirmed_at, state.confirmed_at) {
-        (Some(old), Some(new)) => new.since(old) >= CONFIRM_ON_DISK || new < old,
-        (old, new) => old != new,
-    };
-    let content = |s: &FleetState| {
-        let instances = s.snapshot.as_ref().map(|d| (d.desired, d.instances.clone()));
-        (s.roster.clone(), s.overlay.clone(), s.missing, s.hold.as_ref().map(|h| h.doubt), instances)
-    };
-    aged || content(on_disk) != content(state)
 }

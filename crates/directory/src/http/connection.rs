@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
@@ -51,22 +51,22 @@ pub async fn run(
             () = &mut closed => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (place, stream, _peer) = accepted;
-        let acceptor = certificates.as_ref().map(|c| TlsAcceptor::from(Arc::clone(&c.borrow())));
-        let (app, alive, shutdown) = (Arc::clone(&app), alive.clone(), shutdown.clone());
-        tokio::spawn(async move {
-            let (_place, _alive, _counted) = (place, alive, Counted::new(&app));
-            match acceptor {
-                None => serve(stream, app, shutdown).await,
-                Some(acceptor) => {
-                    let handshake =
-                        tokio::time::timeout(app.limits.handshake_time, acceptor.accept(stream)).await;
+        let (permit, stream, _peer) = accepted;
+        let place = Place::take(&app, permit, alive.clone());
+        let desk = Desk { app: Arc::clone(&app), shutdown: shutdown.clone() };
+        match &certificates {
+            None => drop(tokio::spawn(serve(stream, desk, place))),
+            Some(current) => {
+                let time = app.limits.handshake_time;
+                let acceptor = TlsAcceptor::from(Arc::clone(&current.borrow()));
+                tokio::spawn(async move {
+                    let handshake = tokio::time::timeout(time, acceptor.accept(stream)).await;
                     if let Ok(Ok(stream)) = handshake {
-                        Box::pin(serve(stream, app, shutdown)).await;
+                        serve(stream, desk, place).await;
                     }
-                }
+                });
             }
-        });
+        }
     }
     drop(listener);
     drop(alive);
@@ -76,28 +76,11 @@ pub async fn run(
     Ok(())
 }
 
-/// A connection in the counters, until it is dropped: also by a panic.
-struct Counted(Arc<App>);
-
-impl Counted {
-    fn new(app: &Arc<App>) -> Self {
-        app.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        app.counters.open.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(app))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.counters.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The next connection, once there is a place for it: above the limit they wait in the backlog.
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> (tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr) {
+) -> (OwnedSemaphorePermit, TcpStream, SocketAddr) {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
@@ -144,29 +127,56 @@ async fn over(mut shutdown: Shutdown, last_call: Duration) {
     tokio::time::sleep(last_call).await;
 }
 
-async fn serve<S>(stream: S, app: Arc<App>, shutdown: Shutdown)
+/// A connection's place among those that are open; it ends with the connection.
+struct Place {
+    app: Arc<App>,
+    _permit: OwnedSemaphorePermit,
+    /// While one of these is left, the server waits for it at the end.
+    _alive: mpsc::Sender<()>,
+}
+
+impl Place {
+    fn take(app: &Arc<App>, permit: OwnedSemaphorePermit, alive: mpsc::Sender<()>) -> Self {
+        app.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        app.counters.open.fetch_add(1, Ordering::Relaxed);
+        Self { app: Arc::clone(app), _permit: permit, _alive: alive }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.app.counters.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one connection. Not an `async fn`, so that the connection is in the future once and not twice:
+/// that is a kilobyte for each of ten thousand watchers.
+fn serve<S>(stream: S, desk: Desk, place: Place) -> impl Future<Output = ()> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = TokioIo::new(Patient { stream, app: Arc::clone(&app), stalled: None });
-    let (head_time, last_call) = (app.limits.head_time, app.limits.last_call);
-    let desk = Desk { app, shutdown: shutdown.clone() };
+    let stream = TokioIo::new(Patient { stream, app: Arc::clone(&desk.app), stalled: None });
+    let (head_time, last_call) = (desk.app.limits.head_time, desk.app.limits.last_call);
+    let shutdown = desk.shutdown.clone();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(head_time)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .half_close(false);
-    let mut connection = std::pin::pin!(http.serve_connection(stream, desk));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = over(shutdown, last_call) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut connection = http.serve_connection(stream, desk);
+    async move {
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = over(shutdown, last_call) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended early");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended early");
+        drop(place);
     }
 }
 

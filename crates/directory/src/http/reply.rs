@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use pikepole_api::v1::{ErrorBody, ErrorCode, ErrorDetail};
 
 use super::body::Body;
@@ -80,6 +80,8 @@ impl ApiError {
 pub(super) fn whole(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
     let mut reply = Response::new(Body::Whole(body));
     *reply.status_mut() = status;
+    // Room for what a roster carries: growing by one at a time would allocate twice.
+    *reply.headers_mut() = HeaderMap::with_capacity(8);
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     reply
 }

@@ -24,7 +24,7 @@ pub(super) fn add_freshness(app: &App, fleet: &Fleet, published: &Published, hea
     headers.insert(CACHE_CONTROL, NO_CACHE);
     let stale = match fleet.freshness() {
         Some(freshness) => {
-            let age = app.engine.clock().now().since(freshness.confirmed_at);
+            let age = freshness.age(app.engine.clock().now());
             headers.insert(CONFIRMED_AT, freshness.header);
             headers.insert(AGE, HeaderValue::from(age.as_secs()));
             app.engine.is_stale(fleet)

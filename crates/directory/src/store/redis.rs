@@ -131,11 +131,23 @@ impl RedisStore {
     }
 
     /// Writes the list that the seed's readers expect under the name of an Auto Scaling group:
-    /// `SET <group> "['10.0.0.1:5044', …]"`. Whatever stood there is replaced.
-    pub async fn mirror(&self, group: &GroupName, value: &str) -> Result<(), StoreError> {
-        let mut set = redis::cmd("SET");
-        set.arg(group.as_str()).arg(value);
-        self.link.command(&set).await
+    /// `SET <group> "['10.0.0.1:5044', …]"`. Whatever stood there is replaced, unless the fleet's record
+    /// is no longer of this version: then whoever wrote the newer one writes the newer list.
+    pub async fn mirror(
+        &self,
+        fleet: &FleetName,
+        version: Version,
+        group: &GroupName,
+        value: &str,
+    ) -> Result<(), StoreError> {
+        let mut set = script::MIRROR.key(self.fleet_key(fleet));
+        set.key(group.as_str()).arg(version.0.to_string()).arg(value);
+        self.link.script::<bool>(&set).await.map(drop)
+    }
+
+    /// Who we are among the replicas.
+    pub fn replica(&self) -> &ReplicaId {
+        &self.replica
     }
 
     /// Hears what replicas tell each other, from now on. The first thing heard is

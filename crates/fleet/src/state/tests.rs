@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
-use crate::{Instance, Lifecycle, limits};
+use crate::{Entry, Instance, Lifecycle, limits};
 
 struct Fleet {
     state: FleetState,
@@ -296,5 +296,76 @@ fn the_timeline_is_bounded() {
     for n in 0..200 {
         fleet.later(30).describe(Some(2), &in_service(n..n + 2));
     }
-    assert_eq!(fleet.state.changes.len(), limits::MAX_CHANGES);
+    assert_eq!(fleet.state.changes.len(), MAX_CHANGES);
+}
+
+#[test]
+fn a_store_that_was_filled_anew_by_someone_who_knew_less_forgets_no_death() {
+    let mut knows = Fleet::of(4);
+    knows.describe(Some(4), &in_service(0..4));
+    let mut less = knows.state.clone();
+    knows.event(1, FactKind::Terminating);
+    let before = knows.state.roster.as_ref().unwrap().revision();
+    let at = knows.now + Duration::from_secs(5);
+    let describe = Describe { made_at: at, desired: Some(4), instances: in_service(0..4) };
+    less.apply(Input::Described { describe, proof: Proof::default() }, &GuardPolicy::default(), at);
+    knows.state.adopt(&less, at);
+    assert_eq!(knows.state_of(1), Some(MemberState::Draining));
+    assert_eq!(knows.state.confirmed_at, Some(at), "the describe is the other's");
+    assert!(knows.state.roster.as_ref().unwrap().revision() >= before);
+    // The other one hears of it in turn, and then the two agree.
+    less.adopt(&knows.state, at);
+    assert_eq!(less, knows.state);
+}
+
+#[test]
+fn adopting_what_descends_from_this_state_adds_nothing_to_it() {
+    let mut fleet = Fleet::of(4);
+    fleet.describe(Some(4), &in_service(0..4));
+    fleet.event(0, FactKind::Terminating);
+    let mut behind = fleet.state.clone();
+    fleet.later(30).describe(Some(3), &in_service(1..4));
+    behind.adopt(&fleet.state, fleet.now);
+    assert_eq!(behind, fleet.state);
+    // A describe by a clock that stepped back is the later one all the same.
+    let at = Timestamp::from_millis(fleet.now.as_millis() - 3_600_000);
+    let describe = Describe { made_at: at, desired: Some(4), instances: in_service(1..5) };
+    fleet.state.apply(Input::Described { describe, proof: Proof::default() }, &GuardPolicy::default(), at);
+    behind.adopt(&fleet.state, at);
+    assert_eq!(behind, fleet.state);
+}
+
+#[test]
+fn joining_a_record_without_a_roster_changes_no_revision() {
+    let mut fleet = Fleet::of(3);
+    fleet.describe(Some(3), &in_service(0..3));
+    let roster = fleet.state.roster.clone();
+    let mut ignorant = FleetState::unknown("f".parse().unwrap());
+    let fact = Fact { instance: id(9), kind: FactKind::Terminating, at: fleet.now };
+    ignorant.apply(Input::Learned(fact), &GuardPolicy::default(), fleet.now);
+    for join in [FleetState::merge, FleetState::adopt] {
+        let mut joined = fleet.state.clone();
+        assert_eq!(join(&mut joined, &ignorant, fleet.now), None);
+        assert_eq!(joined.roster, roster);
+        assert!(joined.overlay.is_dying(&id(9)));
+        assert_eq!(joined.snapshot, fleet.state.snapshot);
+    }
+    let mut missing = FleetState::unknown("f".parse().unwrap());
+    missing.apply(Input::DoesNotExist, &GuardPolicy::default(), fleet.now);
+    let mut unknown = FleetState::unknown("f".parse().unwrap());
+    unknown.adopt(&missing, fleet.now);
+    assert!(unknown.missing);
+}
+
+#[test]
+fn a_joined_overlay_keeps_its_limit() {
+    let of = |from: usize| {
+        let mut state = FleetState::unknown("f".parse().unwrap());
+        let entry = Entry { dying: Some(Timestamp::from_millis(1)), ..Entry::default() };
+        state.overlay.entries = (from..from + limits::MAX_OVERLAY).map(|n| (id(n), entry)).collect();
+        state
+    };
+    let mut joined = of(0);
+    joined.merge(&of(limits::MAX_OVERLAY - 3), Timestamp::from_millis(2));
+    assert_eq!(joined.overlay.entries.len(), limits::MAX_OVERLAY);
 }

@@ -79,6 +79,18 @@ return 1
     )
 });
 
+/// KEYS: a record, the key of a group. ARGV: the version the list was made of, the list. Answers 1 if
+/// the list was written.
+pub(super) static MIRROR: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' or redis.call('HGET', KEYS[1], 'v') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[2], ARGV[2])
+return 1
+",
+    )
+});
+
 /// KEYS: a lease. ARGV: our token, the time to live in ms. Answers 1 if the lease is ours.
 ///
 /// A lease always is a string that ends by itself; anything else was put there by someone else and

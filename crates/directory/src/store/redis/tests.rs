@@ -192,7 +192,7 @@ async fn a_frozen_redis_holds_nobody_up() {
         store.load_all(std::slice::from_ref(&fleet)),
         store.try_lease("reconcile", Duration::from_secs(30)),
         store.publish(&changed),
-        async { store.mirror(&"group".parse().unwrap(), "[]").await },
+        async { store.mirror(&name("f"), Version(1), &"group".parse().unwrap(), "[]").await },
         store.save(&rich, Some(version)),
     );
     assert!(is_unavailable(&all.0) && is_unavailable(&all.1) && is_unavailable(&all.2));
@@ -344,8 +344,23 @@ async fn the_seeds_readers_find_their_list() {
     let store = store(&redis, "a");
     let group: GroupName = "some dc / asg".parse().unwrap();
     run(&raw, &["RPUSH", group.as_str(), "odd"]).await;
-    store.mirror(&group, "['10.0.0.1:5044']").await.unwrap();
+    let first = store.save(&FleetState::unknown(name("f")), None).await.unwrap();
+    store.mirror(&name("f"), first, &group, "['10.0.0.1:5044']").await.unwrap();
     assert_eq!(get(&raw, group.as_str()).await.unwrap(), "['10.0.0.1:5044']");
+}
+
+#[tokio::test]
+async fn a_late_mirror_does_not_undo_a_newer_list() {
+    let redis = RedisServer::start();
+    let raw = raw(&redis).await;
+    let store = store(&redis, "a");
+    let group: GroupName = "asg".parse().unwrap();
+    let unknown = FleetState::unknown(name("f"));
+    let first = store.save(&unknown, None).await.unwrap();
+    let second = store.save(&unknown, Some(first)).await.unwrap();
+    store.mirror(&name("f"), second, &group, "['10.0.0.2:5044']").await.unwrap();
+    store.mirror(&name("f"), first, &group, "['10.0.0.1:5044']").await.unwrap();
+    assert_eq!(get(&raw, group.as_str()).await.unwrap(), "['10.0.0.2:5044']");
 }
 
 #[tokio::test]
