@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
 use pikepole_api::{time, v1};
-use pikepole_fleet::{FleetState, GroupName, Revision, Roster, Timestamp};
+use pikepole_fleet::{FleetState, Revision, Roster, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -126,7 +126,8 @@ pub struct SourceHealth {
 #[derive(Debug)]
 pub(super) struct Held {
     /// The group's name: the seed's key.
-    pub(super) group: GroupName,
+    #[cfg(feature = "redis")]
+    pub(super) group: pikepole_fleet::GroupName,
     pub(super) state: FleetState,
     /// The version of the record on disk, and what it says.
     pub(super) local: Option<Version>,
@@ -154,6 +155,7 @@ impl Fleet {
         Self {
             view: Mutex::new(Arc::new(state.clone())),
             held: tokio::sync::Mutex::new(Held {
+                #[cfg(feature = "redis")]
                 group: config.group(),
                 state,
                 local: None,

@@ -125,6 +125,7 @@ impl Reconciler {
     }
 
     /// Makes the next regular sweep due now.
+    #[cfg(feature = "redis")]
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
     }
