@@ -2,6 +2,7 @@
 //!
 //! Invariant: a reader never waits for a writer, a store or a source.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -147,6 +148,8 @@ pub struct Fleet {
     freshness: RwLock<Option<Freshness>>,
     view: Mutex<Arc<FleetState>>,
     health: Mutex<SourceHealth>,
+    /// Whether a refresh that nobody waits for is under way.
+    refreshing: AtomicBool,
 }
 
 impl Fleet {
@@ -166,6 +169,7 @@ impl Fleet {
             shown: watch::Sender::new(Shown::default()),
             freshness: RwLock::new(None),
             health: Mutex::new(SourceHealth::default()),
+            refreshing: AtomicBool::new(false),
             config,
         }
     }
@@ -213,6 +217,15 @@ impl Fleet {
     /// Sends every watcher elsewhere.
     pub(super) fn send_away(&self) {
         self.shown.send_modify(|shown| shown.stopping = true);
+    }
+
+    /// Whether the caller is the one to run the refresh that nobody waits for.
+    pub(super) fn begin_refresh(&self) -> bool {
+        !self.refreshing.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_refresh(&self) {
+        self.refreshing.store(false, Ordering::Release);
     }
 
     pub(super) fn note_health(&self, note: impl FnOnce(&mut SourceHealth)) {
