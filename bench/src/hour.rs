@@ -120,7 +120,7 @@ async fn hour(args: &Args) -> anyhow::Result<Counted> {
             counted.hints += 1;
         }
         world.step().await?;
-        if (at + STEP_MS) % 60_000 == 0 {
+        if (at + STEP_MS).is_multiple_of(60_000) {
             let calls = world.calls();
             counted.busiest_minute = counted.busiest_minute.max(calls - before_minute);
             before_minute = calls;

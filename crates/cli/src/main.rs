@@ -58,7 +58,7 @@ fn run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(async {
         match command {
-            Command::Directory(args) => commands::directory::run(args).await,
+            Command::Directory(args) => Box::pin(commands::directory::run(args)).await,
             Command::Demo(args) => commands::demo::run(args).await,
             Command::Fleets(args) => commands::fleets(args).await,
             Command::Roster(args) => commands::roster::run(args).await,

@@ -1,5 +1,6 @@
 //! Random lives of a fleet: describes that tell the truth, lie or fail, events that come twice, late or
 //! in any order, clocks that step. The invariants of the design hold after every step.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,7 +34,7 @@ enum Step {
     /// An event of the past is delivered again.
     Replay(usize),
     Wait(u32),
-    StepBack(u32),
+    ClockBack(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,7 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::NoAddresses),
         1 => (0..50_usize).prop_map(Step::Replay),
         4 => (1..40_u32).prop_map(Step::Wait),
-        1 => (1..3_600_u32).prop_map(Step::StepBack),
+        1 => (1..3_600_u32).prop_map(Step::ClockBack),
     ]
 }
 
@@ -185,7 +186,7 @@ impl World {
                 }
             }
             Step::Wait(seconds) => self.now = self.now + Duration::from_secs(u64::from(seconds)),
-            Step::StepBack(seconds) => {
+            Step::ClockBack(seconds) => {
                 self.now = Timestamp::from_millis(self.now.as_millis() - u64::from(seconds) * 1000);
             }
         }
@@ -319,7 +320,7 @@ fn a_revision_of_the_future_is_never_undercut() {
     world.instances.insert("i-1".parse().unwrap(), Lifecycle::InService);
     world.run(Step::Describe);
     let first = world.state.roster.as_ref().unwrap().revision();
-    world.run(Step::StepBack(3_600));
+    world.run(Step::ClockBack(3_600));
     world.instances.insert("i-2".parse().unwrap(), Lifecycle::InService);
     world.run(Step::Describe);
     assert_eq!(world.state.roster.as_ref().unwrap().revision(), Revision::new(first.get() + 1));

@@ -42,6 +42,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         other => other,
     })?;
     let address = listener.local_addr()?;
+    let stop = stop::requested();
     let folder = tempfile::tempdir()?;
     let clock = Clock::system();
     let (trigger, shutdown) = shutdown::channel();
@@ -73,9 +74,9 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         match args.duration {
             Some(duration) => tokio::select! {
                 () = tokio::time::sleep(duration) => {}
-                () = stop::requested() => {}
+                () = stop => {}
             },
-            None => stop::requested().await,
+            None => stop.await,
         }
     };
     serve_engine(engine, app, listener, None, (trigger, shutdown), until).await?;

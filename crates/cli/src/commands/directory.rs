@@ -20,10 +20,11 @@ pub(crate) async fn run(args: DirectoryArgs) -> Result<(), Failure> {
         return print(&format!("{}: good, {fleets} fleets\n", args.config.display()));
     }
     raise_file_limit();
-    let listen = config.server.listen;
-    let listener = bind(listen)?;
+    let stop = stop::requested();
+    let listener = bind(config.server.listen)?;
+    let listen = listener.local_addr()?;
     tracing::info!(%listen, tls = config.server.tls.is_some(), fleets = config.fleets.len(), "directory listens");
-    assemble::serve(config, listener, Clock::system(), stop::requested()).await?;
+    assemble::serve(config, listener, Clock::system(), stop).await?;
     tracing::info!("directory stopped");
     Ok(())
 }

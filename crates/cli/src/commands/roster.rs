@@ -24,10 +24,11 @@ pub(crate) async fn run(args: RosterArgs) -> Result<(), Failure> {
     }
     let mut watch = Watch::new(client, &args.fleet, WAIT);
     let mut in_trouble = false;
+    let mut stop = std::pin::pin!(stop::requested());
     loop {
         let event = tokio::select! {
             event = watch.next() => event,
-            () = stop::requested() => return Ok(()),
+            () = &mut stop => return Ok(()),
         };
         match event {
             Event::Roster(roster, freshness) => {

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MAX_HEADERS, MOST_UNSENT, SPARE_FILES};
+use super::limits::{MAX_CONNECTIONS, MAX_HEAD, MOST_UNSENT, SPARE_FILES};
 use super::{App, Desk, tls};
 use crate::config::TlsConfig;
 use crate::shutdown::Shutdown;
@@ -159,11 +159,7 @@ where
     let (head_time, last_call) = (desk.app.limits.head_time, desk.app.limits.last_call);
     let shutdown = desk.shutdown.clone();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(head_time)
-        .max_buf_size(MAX_HEAD)
-        .max_headers(MAX_HEADERS)
-        .half_close(false);
+    http.timer(TokioTimer::new()).header_read_timeout(head_time).max_buf_size(MAX_HEAD).half_close(false);
     let mut connection = http.serve_connection(stream, desk);
     async move {
         let ended = tokio::select! {

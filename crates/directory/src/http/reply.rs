@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use pikepole_api::v1::{ErrorBody, ErrorCode, ErrorDetail};
 
 use super::body::Body;
@@ -11,6 +11,9 @@ pub(super) type Reply = Response<Body>;
 
 pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Headers that a roster carries, with room: growing on the way would allocate twice.
+pub(super) const ROOM: usize = 10;
 
 /// An error as a caller sees it.
 #[derive(Debug, Clone)]
@@ -80,8 +83,7 @@ impl ApiError {
 pub(super) fn whole(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Reply {
     let mut reply = Response::new(Body::Whole(body));
     *reply.status_mut() = status;
-    // Room for what a roster carries: growing by one at a time would allocate twice.
-    *reply.headers_mut() = HeaderMap::with_capacity(8);
+    reply.headers_mut().reserve(ROOM);
     reply.headers_mut().insert(CONTENT_TYPE, content_type);
     reply
 }

@@ -10,7 +10,7 @@ use pikepole_api::v1::ErrorCode;
 use super::App;
 use super::body::Body;
 use super::query::Poll;
-use super::reply::{ApiError, JSON, Reply, whole};
+use super::reply::{ApiError, JSON, ROOM, Reply, whole};
 use crate::engine::{Fleet, Published, Shown};
 
 const REVISION: HeaderName = HeaderName::from_static(headers::REVISION);
@@ -46,6 +46,7 @@ fn full(app: &App, fleet: &Fleet, published: &Published) -> Reply {
 fn unchanged(app: &App, fleet: &Fleet, published: &Published) -> Reply {
     let mut reply = Reply::new(Body::Whole(bytes::Bytes::new()));
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    reply.headers_mut().reserve(ROOM);
     reply.headers_mut().insert(ETAG, published.etag.clone());
     add_freshness(app, fleet, published, reply.headers_mut());
     reply

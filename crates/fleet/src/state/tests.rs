@@ -296,7 +296,7 @@ fn the_timeline_is_bounded() {
     for n in 0..200 {
         fleet.later(30).describe(Some(2), &in_service(n..n + 2));
     }
-    assert_eq!(fleet.state.changes.len(), limits::MAX_CHANGES);
+    assert_eq!(fleet.state.changes.len(), MAX_CHANGES);
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! The demo: everything in one process, with nothing around it.
+
+use rustix::process::Signal;
+
+use super::harness::{Output, ended, exit_code, get, pikepole, run, signal};
+
+#[tokio::test]
+async fn the_demo_shows_changes_without_aws_or_redis_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["demo", "--duration", "3s", "--listen", "127.0.0.1:0", "--speed", "20", "--seed", "7"];
+    let mut command = pikepole(&args);
+    command.env_clear().env("TMPDIR", folder.path()).current_dir(folder.path());
+    let ended = ended(command).await;
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    for words in ["http://127.0.0.1:", "logstash-mumbai", " + ", "active", "stopped"] {
+        assert!(ended.out.contains(words), "{words}: {ended:?}");
+    }
+    let changes = ended.out.lines().filter(|line| line.contains("  logstash-")).count();
+    assert!(changes > 17, "more than the collectors it begins with: {ended:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_the_demo_with_0() {
+    for stop in [Signal::INT, Signal::TERM] {
+        let mut demo = pikepole(&["demo", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+        let mut lines = Output::of(&mut demo);
+        let page = lines.line_with("page").await;
+        let address = page.split("http://").nth(1).unwrap().trim_end_matches('/').parse().unwrap();
+        let answer = get(address, "/", || ()).await.unwrap().expect("the page");
+        assert_eq!(answer.status, 200);
+        signal(&demo, stop);
+        lines.line_with("stopped").await;
+        assert_eq!(exit_code(&mut demo).await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_right_after_the_welcome_is_heard() {
+    let mut demo = pikepole(&["demo", "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut lines = Output::of(&mut demo);
+    lines.line().await.unwrap();
+    signal(&demo, Signal::INT);
+    assert_eq!(exit_code(&mut demo).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_demo_that_cannot_start_says_how_it_could() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    let ended = run(&["demo", "--listen", &taken]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+    assert!(ended.err.contains(&taken) && ended.err.contains("--listen"), "{ended:?}");
+    for speed in ["0", "-1", "NaN", "inf", "1e9"] {
+        let ended = run(&["demo", &format!("--speed={speed}")]).await;
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{speed} {ended:?}");
+    }
+}
