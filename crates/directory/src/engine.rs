@@ -29,6 +29,8 @@ use reconciler::{Met, Reconciler};
 pub use replicas::ReplicaTimes;
 pub use stores::Stores;
 
+/// How long a refresh that nobody waits for is asked of the leader.
+const BACKGROUND_REFRESH: Duration = Duration::from_secs(60);
 /// Between two looks at the clock for staleness.
 const REVIEW_EVERY: Duration = Duration::from_secs(5);
 
@@ -254,10 +256,18 @@ impl Engine {
         self.reconcilers[reconciler].demand(place).await
     }
 
-    /// Begins a refresh and does not wait for it.
+    /// Begins a refresh and does not wait for it. However many begin, each fleet has one that waits.
     pub fn begin_refresh(self: &Arc<Self>, fleet: &Arc<Fleet>) {
-        let (engine, fleet) = (Arc::clone(self), Arc::clone(fleet));
-        tokio::spawn(async move { engine.refresh(&fleet, Duration::from_secs(60)).await });
+        if self.may_describe() {
+            let (reconciler, place) = self.asked_by[&fleet.config().name];
+            self.reconcilers[reconciler].want(place);
+        } else if fleet.begin_refresh() {
+            let (engine, fleet) = (Arc::clone(self), Arc::clone(fleet));
+            tokio::spawn(async move {
+                engine.refresh(&fleet, BACKGROUND_REFRESH).await;
+                fleet.end_refresh();
+            });
+        }
     }
 
     /// Takes in one input: applies, stores, publishes.

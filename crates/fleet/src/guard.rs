@@ -5,7 +5,7 @@
 //! it in another state, or if EC2 says it is gone. A falling `DesiredCapacity` explains as many
 //! removals as it fell. What is left unproven must be a small part of the fleet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -144,10 +144,12 @@ pub(crate) fn unproven(
 ) -> Vec<InstanceId> {
     let not_found_twice =
         |id: &InstanceId| proof.not_found.contains(id) && hold.is_some_and(|h| h.not_found.contains(id));
+    let listed: BTreeMap<&InstanceId, Lifecycle> =
+        next.instances.iter().map(|i| (&i.id, i.lifecycle)).collect();
     previous
         .routable()
         .map(|i| &i.id)
-        .filter(|id| next.get(id).is_none_or(|i| i.lifecycle == Lifecycle::Unknown))
+        .filter(|id| listed.get(id).is_none_or(|lifecycle| *lifecycle == Lifecycle::Unknown))
         .filter(|id| !overlay.is_dying(id) && !proof.gone.contains(*id) && !not_found_twice(id))
         .cloned()
         .collect()

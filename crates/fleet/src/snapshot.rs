@@ -1,5 +1,6 @@
 //! What a source said: one describe of one fleet.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::name::{InstanceId, Zone};
@@ -93,8 +94,9 @@ impl Describe {
     /// Takes addresses and zones that this describe lacks from an earlier one: they never change
     /// while an instance lives.
     pub(crate) fn fill_from(&mut self, earlier: &Self) {
+        let known: BTreeMap<&InstanceId, &Instance> = earlier.instances.iter().map(|i| (&i.id, i)).collect();
         for instance in self.instances.iter_mut().filter(|i| i.address.is_none() || i.zone.is_none()) {
-            if let Some(known) = earlier.get(&instance.id) {
+            if let Some(known) = known.get(&instance.id) {
                 instance.address = instance.address.or(known.address);
                 instance.zone = instance.zone.take().or_else(|| known.zone.clone());
             }

@@ -273,34 +273,23 @@ impl FleetState {
     }
 }
 
-/// The members that differ between two sorted lists.
+/// The members that differ between two lists.
 fn diff(before: &[Member], after: &[Member]) -> Vec<MemberChange> {
-    let mut changes: BTreeMap<&InstanceId, MemberChange> = BTreeMap::new();
-    for member in before {
-        changes.insert(
-            &member.instance_id,
-            MemberChange {
-                instance_id: member.instance_id.clone(),
-                address: member.address,
-                from: Some(member.state),
-                to: None,
-            },
-        );
-    }
-    for member in after {
-        let change = changes.entry(&member.instance_id).or_insert_with(|| MemberChange {
-            instance_id: member.instance_id.clone(),
-            address: member.address,
-            from: None,
-            to: None,
-        });
-        change.to = Some(member.state);
-        change.address = member.address;
-    }
-    let same = |c: &MemberChange| {
-        c.from == c.to && before.iter().any(|m| m.instance_id == c.instance_id && m.address == c.address)
+    let old: BTreeMap<&InstanceId, &Member> = before.iter().map(|m| (&m.instance_id, m)).collect();
+    let new: BTreeMap<&InstanceId, &Member> = after.iter().map(|m| (&m.instance_id, m)).collect();
+    let change = |now: &Member, from: Option<&&Member>, to: Option<&Member>| MemberChange {
+        instance_id: now.instance_id.clone(),
+        address: now.address,
+        from: from.map(|m| m.state),
+        to: to.map(|m| m.state),
     };
-    changes.into_values().filter(|c| !same(c)).collect()
+    let gone = before.iter().filter(|m| !new.contains_key(&m.instance_id)).map(|m| change(m, Some(&m), None));
+    let same =
+        |m: &Member| old.get(&m.instance_id).is_some_and(|o| (o.state, o.address) == (m.state, m.address));
+    let here = after.iter().filter(|m| !same(m)).map(|m| change(m, old.get(&m.instance_id), Some(m)));
+    let mut changes: Vec<MemberChange> = gone.chain(here).collect();
+    changes.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+    changes
 }
 
 #[cfg(test)]

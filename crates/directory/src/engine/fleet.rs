@@ -2,13 +2,14 @@
 //!
 //! Invariant: a reader never waits for a writer, a store or a source.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderValue;
 use pikepole_api::{time, v1};
-use pikepole_fleet::{FleetState, GroupName, Revision, Roster, Timestamp};
+use pikepole_fleet::{FleetState, Revision, Roster, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -126,7 +127,8 @@ pub struct SourceHealth {
 #[derive(Debug)]
 pub(super) struct Held {
     /// The group's name: the seed's key.
-    pub(super) group: GroupName,
+    #[cfg(feature = "redis")]
+    pub(super) group: pikepole_fleet::GroupName,
     pub(super) state: FleetState,
     /// The version of the record on disk, and what it says.
     pub(super) local: Option<Version>,
@@ -146,6 +148,8 @@ pub struct Fleet {
     freshness: RwLock<Option<Freshness>>,
     view: Mutex<Arc<FleetState>>,
     health: Mutex<SourceHealth>,
+    /// Whether a refresh that nobody waits for is under way.
+    refreshing: AtomicBool,
 }
 
 impl Fleet {
@@ -154,6 +158,7 @@ impl Fleet {
         Self {
             view: Mutex::new(Arc::new(state.clone())),
             held: tokio::sync::Mutex::new(Held {
+                #[cfg(feature = "redis")]
                 group: config.group(),
                 state,
                 local: None,
@@ -164,6 +169,7 @@ impl Fleet {
             shown: watch::Sender::new(Shown::default()),
             freshness: RwLock::new(None),
             health: Mutex::new(SourceHealth::default()),
+            refreshing: AtomicBool::new(false),
             config,
         }
     }
@@ -211,6 +217,15 @@ impl Fleet {
     /// Sends every watcher elsewhere.
     pub(super) fn send_away(&self) {
         self.shown.send_modify(|shown| shown.stopping = true);
+    }
+
+    /// Whether the caller is the one to run the refresh that nobody waits for.
+    pub(super) fn begin_refresh(&self) -> bool {
+        !self.refreshing.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_refresh(&self) {
+        self.refreshing.store(false, Ordering::Release);
     }
 
     pub(super) fn note_health(&self, note: impl FnOnce(&mut SourceHealth)) {

@@ -106,6 +106,11 @@ impl Reconciler {
         met.or_else(|| self.is_over().then_some(Met::Stopping))
     }
 
+    /// Has one fleet described after this call.
+    pub(super) fn want(&self, index: usize) {
+        drop(self.join_demand(index));
+    }
+
     fn join_demand(&self, index: usize) -> Option<watch::Receiver<Option<Met>>> {
         let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
         let demands = demands.as_mut()?;
@@ -125,6 +130,7 @@ impl Reconciler {
     }
 
     /// Makes the next regular sweep due now.
+    #[cfg(feature = "redis")]
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
     }

@@ -114,13 +114,23 @@ pub(super) fn refresh_wait(query: Option<&str>) -> Result<Option<Duration>, ApiE
 pub(super) fn prometheus_sd(app: &App, query: Option<&str>) -> Result<Reply, ApiError> {
     let names = repeated(query, "fleet")?;
     let chosen: Vec<&Arc<Fleet>> = if names.is_empty() {
-        app.engine.fleets().iter().collect()
+        // A definite "does not exist" is an answer: one wrong name must not blind Prometheus to the rest.
+        app.engine
+            .fleets()
+            .iter()
+            .filter(|fleet| !fleet.state().missing || fleet.published().is_some())
+            .collect()
     } else {
         let find = |name: &std::borrow::Cow<'_, str>| {
             app.engine.fleet(name).ok_or_else(|| ApiError::unknown_fleet(name))
         };
         names.iter().map(find).collect::<Result<_, _>>()?
     };
+    if chosen.is_empty()
+        && let Some(missing) = app.engine.fleets().first()
+    {
+        return Err(super::roster::not_ready(missing));
+    }
     let mut groups = Vec::new();
     for fleet in chosen {
         // Prometheus keeps its last list on an error, and believes an empty one.

@@ -195,6 +195,13 @@ async fn prometheus_never_gets_an_empty_list_because_nothing_is_known() {
         assert_eq!((answer.status, answer.code().as_str()), (503, "not_ready"), "{path}");
     }
     assert_eq!(rig.get("/prometheus/sd?fleet=f1").await.status, 200);
+    // One wrong name in the configuration does not blind Prometheus to the rest; nothing but wrong names does.
+    rig.engine.apply(rig.fleet("f2"), pikepole_fleet::Input::DoesNotExist).await;
+    assert_eq!(rig.get("/prometheus/sd").await.json().as_array().unwrap().len(), 1);
+    assert_eq!(rig.get("/prometheus/sd?fleet=f2").await.status, 502);
+    let wrong = Plan::new().start().await;
+    wrong.engine.apply(wrong.fleet("f1"), pikepole_fleet::Input::DoesNotExist).await;
+    assert_eq!(wrong.get("/prometheus/sd").await.status, 502);
     // A fleet that really is empty is an empty list.
     rig.describe("f2", &[]).await;
     assert_eq!(rig.get("/prometheus/sd?fleet=f2").await.json(), json!([]));
