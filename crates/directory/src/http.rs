@@ -1,4 +1,4 @@
-//! The directory's HTTP: from a request to an answer. Serving connections is in [`connection`].
+//! The directory's HTTP: from a request to an answer. Serving connections is in `connection.rs`.
 //!
 //! Invariant: AWS is never called on behalf of a read, and a read never waits for a writer. What can be
 //! answered at once is answered without a heap-allocated future: there are ten thousand readers.
