@@ -199,7 +199,12 @@ impl Engine {
 
     /// Whether a fleet's roster has gone unconfirmed for longer than the operator tolerates.
     pub fn is_stale(&self, fleet: &Fleet) -> bool {
-        fleet.age(self.clock.now()).is_some_and(|age| age > self.stale_after)
+        fleet.age(self.clock.now()).is_some_and(|age| self.is_too_old(age))
+    }
+
+    /// Whether a roster that was confirmed so long ago is stale.
+    pub fn is_too_old(&self, age: Duration) -> bool {
+        age > self.stale_after
     }
 
     /// Where a fleet's truth comes from: the kind, and the label that its alerts carry.

@@ -27,7 +27,7 @@ pub(super) fn add_freshness(app: &App, fleet: &Fleet, published: &Published, hea
             let age = freshness.age(app.engine.clock().now());
             headers.insert(CONFIRMED_AT, freshness.header);
             headers.insert(AGE, HeaderValue::from(age.as_secs()));
-            app.engine.is_stale(fleet)
+            app.engine.is_too_old(age)
         }
         None => true,
     };
