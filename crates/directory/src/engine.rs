@@ -172,11 +172,6 @@ impl Engine {
         self.by_name.get(name).map(|&index| &self.fleets[index])
     }
 
-    /// The fleets of a data centre. Two of them differ in their region.
-    pub fn fleets_of<'a>(&'a self, dc: &'a str) -> impl Iterator<Item = &'a Arc<Fleet>> {
-        self.fleets.iter().filter(move |fleet| fleet.config().dc.as_str() == dc)
-    }
-
     /// The wall clock.
     pub fn clock(&self) -> &Clock {
         &self.clock
