@@ -45,9 +45,6 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let (trigger, shutdown) = shutdown::channel();
-    for key in &config.without_effect {
-        tracing::warn!(key, "this key has no effect in this version");
-    }
     let stores = stores(&config).await?;
     let sources = sources(&config, &clock).await?;
     let setup = Setup {

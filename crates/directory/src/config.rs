@@ -1,6 +1,7 @@
 //! What the operator wrote, made into what is meant. [`Config`] cannot be invalid: everything that can
 //! be wrong is found here, all of it at once, before any port is bound.
 
+mod events;
 mod reader;
 mod secret;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use pikepole_fleet::{Dc, FleetName, GroupName, GuardPolicy, Region};
 
+pub use events::{DrainConfig, EventsConfig, ProbeConfig, SnsSignature};
 use reader::{Mistakes, Section};
 pub use secret::Secret;
 
@@ -34,8 +36,12 @@ pub struct Config {
     pub guard: GuardPolicy,
     /// `[alerts]`.
     pub alerts: AlertsConfig,
-    /// Keys that are valid but have no effect in this version.
-    pub without_effect: Vec<String>,
+    /// `[probe]`.
+    pub probe: ProbeConfig,
+    /// `[drain]`.
+    pub drain: DrainConfig,
+    /// `[events]`.
+    pub events: EventsConfig,
 }
 
 /// Where and to whom the directory answers.
@@ -201,11 +207,13 @@ impl Config {
         let fleets = fleets(&mut root, role.as_deref());
         let guard = guard(root.section("guard"));
         let alerts = alerts(root.section("alerts"));
-        let without_effect = later(&mut root);
+        let probe = events::probe(root.section("probe"));
+        let drain = events::drain(root.section("drain"));
+        let events = events::events(root.section("events"));
         root.finish();
         check_unique(&fleets, &mistakes);
         mistakes.into_result()?;
-        Ok(Self { server, store, fleets, aws, guard, alerts, without_effect })
+        Ok(Self { server, store, fleets, aws, guard, alerts, probe, drain, events })
     }
 
     /// Checks what only the disk can tell: that the certificates can be used.
@@ -406,23 +414,6 @@ fn alerts(mut s: Section<'_>) -> AlertsConfig {
     let stale_after = s.duration("stale_after", 5..=86_400).unwrap_or(Duration::from_secs(180));
     s.finish();
     AlertsConfig { webhook, stale_after }
-}
-
-/// Tables of the contract whose part is not built into this version: checked, and reported as without
-/// effect rather than silently ignored.
-fn later(root: &mut Section<'_>) -> Vec<String> {
-    let mut probe = root.section("probe");
-    probe.flag("enabled");
-    probe.duration("give_up", 1..=7200);
-    let mut drain = root.section("drain");
-    drain.duration("settle", 0..=600);
-    drain.duration("deadline", 1..=7200);
-    let mut events = root.section("events");
-    events.texts("sqs");
-    events.texts("sns_topics");
-    events.flag("complete_hooks");
-    events.text("sns_signature");
-    [probe, drain, events].into_iter().flat_map(Section::finish).collect()
 }
 
 fn check_unique(fleets: &[FleetConfig], mistakes: &Mistakes) {

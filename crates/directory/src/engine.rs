@@ -4,6 +4,7 @@
 //! [`Engine::apply`], one at a time per fleet. Reconcilers ask the sources.
 
 mod fleet;
+mod intake;
 mod pace;
 mod reconciler;
 #[cfg(feature = "redis")]
@@ -24,6 +25,7 @@ use crate::config::FleetConfig;
 use crate::shutdown::Shutdown;
 use crate::source::Source;
 pub use fleet::{Fleet, Freshness, Published, Shown, SourceHealth};
+pub use intake::Taken;
 use reconciler::{Met, Reconciler};
 #[cfg(feature = "redis")]
 pub use replicas::ReplicaTimes;

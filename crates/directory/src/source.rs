@@ -12,8 +12,11 @@ pub mod sim;
 #[cfg(test)]
 mod conformance;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use async_trait::async_trait;
-use pikepole_fleet::{Describe, GroupName, InstanceId, Proof};
+use pikepole_fleet::{Describe, GroupName, HookName, HookToken, InstanceId, Proof};
 
 /// One fleet as a source sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,28 @@ pub enum SourceError {
     Malformed(String),
 }
 
+/// One lifecycle action, as it is completed or kept alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookCall {
+    /// The group.
+    pub group: GroupName,
+    /// The hook.
+    pub hook: HookName,
+    /// The instance that waits.
+    pub instance: InstanceId,
+    /// The action's token, if the event told it.
+    pub token: Option<HookToken>,
+}
+
+/// What became of a call about a lifecycle action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookAnswer {
+    /// It was done.
+    Done,
+    /// There is no such action any more (`ValidationError`): it was completed or its time was up.
+    NoSuchAction,
+}
+
 /// A place that knows which instances a fleet has.
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
@@ -60,6 +85,28 @@ pub trait Source: Send + Sync + 'static {
     /// Looks for proof that instances are gone, beyond what a describe says. No proof is a fine answer.
     async fn prove_gone(&self, _ids: &[InstanceId]) -> Result<Proof, SourceError> {
         Ok(Proof::default())
+    }
+
+    /// Completes a lifecycle action with CONTINUE. Safe to repeat.
+    async fn complete_hook(&self, _call: &HookCall) -> Result<HookAnswer, SourceError> {
+        Ok(HookAnswer::NoSuchAction)
+    }
+
+    /// Begins a lifecycle action's time anew (`RecordLifecycleActionHeartbeat`).
+    async fn heartbeat(&self, _call: &HookCall) -> Result<HookAnswer, SourceError> {
+        Ok(HookAnswer::NoSuchAction)
+    }
+
+    /// How long each hook of a group waits before it goes on by itself (`DescribeLifecycleHooks`,
+    /// `HeartbeatTimeout`). Asked anew each time: whoever asks keeps the answer.
+    async fn hook_timeouts(&self, _group: &GroupName) -> Result<BTreeMap<HookName, Duration>, SourceError> {
+        Ok(BTreeMap::new())
+    }
+
+    /// How far the source's clock is ahead of ours, in milliseconds, as its last answer showed; negative
+    /// if it is behind. `None`: not known, or not worth correcting.
+    fn clock_ahead(&self) -> Option<i64> {
+        None
     }
 
     /// Calls made to an API since the start, by the API's own names.

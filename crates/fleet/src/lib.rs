@@ -7,6 +7,7 @@
 
 mod alert;
 mod guard;
+mod hook;
 pub mod limits;
 mod name;
 mod overlay;
@@ -17,7 +18,8 @@ mod time;
 
 pub use alert::{Alert, AlertBook, AlertKind, Notice, Problem};
 pub use guard::{Doubt, GuardPolicy, Hold, Proof};
-pub use name::{Dc, FleetName, GroupName, InstanceId, NameError, Region, Zone};
+pub use hook::{Hook, Transition};
+pub use name::{Dc, FleetName, GroupName, HookName, HookToken, InstanceId, NameError, Region, Zone};
 pub use overlay::{Entry, Fact, FactKind, Overlay};
 pub use roster::{Member, MemberState, Revision, Roster};
 pub use snapshot::{Describe, Instance, Lifecycle};

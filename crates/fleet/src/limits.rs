@@ -8,6 +8,12 @@ pub const MAX_NAME: usize = 128;
 /// Characters in the name of an Auto Scaling group (AWS API reference).
 pub const MAX_GROUP_NAME: usize = 255;
 
+/// Characters in the name of a lifecycle hook (AWS API reference).
+pub const MAX_HOOK_NAME: usize = 255;
+
+/// Characters in the token of a lifecycle action: 36 by the AWS API reference, and room.
+pub const MAX_HOOK_TOKEN: usize = 64;
+
 /// Members of one fleet. An Auto Scaling group has a few hundred instances at the most; above this a
 /// source is broken, and a roster would not fit the buffers of its readers.
 pub const MAX_MEMBERS: usize = 10_000;

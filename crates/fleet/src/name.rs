@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::limits::{MAX_GROUP_NAME, MAX_NAME};
+use crate::limits::{MAX_GROUP_NAME, MAX_HOOK_NAME, MAX_HOOK_TOKEN, MAX_NAME};
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,11 @@ fn plain(c: char) -> bool {
 /// What AWS allows in the name of an Auto Scaling group, less the characters no one can type.
 fn printable(c: char) -> bool {
     !c.is_control()
+}
+
+/// `[A-Za-z0-9\-_\/]+` (AWS, `LifecycleHookName`).
+fn hook(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '/')
 }
 
 macro_rules! name {
@@ -108,6 +113,14 @@ name!(
 name!(
     /// The name of an Auto Scaling group, 1 to 255 characters (AWS, `AutoScalingGroupName`).
     GroupName, MAX_GROUP_NAME, printable
+);
+name!(
+    /// The name of a lifecycle hook, 1 to 255 characters (AWS, `LifecycleHookName`).
+    HookName, MAX_HOOK_NAME, hook
+);
+name!(
+    /// The token of one lifecycle action, a UUID (AWS, `LifecycleActionToken`).
+    HookToken, MAX_HOOK_TOKEN, plain
 );
 
 #[cfg(test)]

@@ -14,9 +14,6 @@ pub(crate) async fn run(args: DirectoryArgs) -> Result<(), Failure> {
     let config = Config::load(&args.config).map_err(|e| Failure::WrongUse(e.to_string()))?;
     if args.check {
         let fleets = config.fleets.len();
-        for key in &config.without_effect {
-            print(&format!("note: {key} has no effect in this version\n"))?;
-        }
         return print(&format!("{}: good, {fleets} fleets\n", args.config.display()));
     }
     raise_file_limit();

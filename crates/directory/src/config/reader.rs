@@ -32,7 +32,6 @@ impl Mistakes {
 pub(super) struct Section<'a> {
     name: String,
     table: Table,
-    used: Vec<String>,
     known: Vec<String>,
     /// Texts as they were written, before `${NAME}` was replaced: what a mistake may show.
     written: BTreeMap<String, String>,
@@ -46,15 +45,7 @@ impl<'a> Section<'a> {
         mistakes: &'a Mistakes,
         env: &'a dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        Self {
-            name: String::new(),
-            table,
-            used: Vec::new(),
-            known: Vec::new(),
-            written: BTreeMap::new(),
-            mistakes,
-            env,
-        }
+        Self { name: String::new(), table, known: Vec::new(), written: BTreeMap::new(), mistakes, env }
     }
 
     fn path(&self, key: &str) -> String {
@@ -65,21 +56,18 @@ impl<'a> Section<'a> {
         self.mistakes.add(&self.path(key), what);
     }
 
-    /// Refuses the keys nobody asked for; returns the names of those that were used.
-    pub(super) fn finish(self) -> Vec<String> {
+    /// Refuses the keys nobody asked for.
+    pub(super) fn finish(self) {
         for key in self.table.keys() {
             let near = self.known.iter().find(|known| is_near(known, key));
             let hint = near.map(|n| format!(" (did you mean {n:?}?)")).unwrap_or_default();
             self.mistakes.add(&self.path(key), &format!("unknown key{hint}"));
         }
-        self.used.iter().map(|key| self.path(key)).collect()
     }
 
     fn take(&mut self, key: &str) -> Option<Value> {
         self.known.push(key.into());
-        let value = self.table.remove(key)?;
-        self.used.push(key.into());
-        Some(value)
+        self.table.remove(key)
     }
 
     fn wrong_type(&self, key: &str, value: &Value, wanted: &str) {
@@ -135,7 +123,6 @@ impl<'a> Section<'a> {
         Section {
             name: self.path(key),
             table,
-            used: Vec::new(),
             known: Vec::new(),
             written: BTreeMap::new(),
             mistakes: self.mistakes,
@@ -218,12 +205,16 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn flag(&mut self, key: &str) -> bool {
+        self.flag_or(key, false)
+    }
+
+    pub(super) fn flag_or(&mut self, key: &str, default: bool) -> bool {
         match self.take(key) {
-            None => false,
+            None => default,
             Some(Value::Boolean(flag)) => flag,
             Some(other) => {
                 self.wrong_type(key, &other, "true or false");
-                false
+                default
             }
         }
     }

@@ -63,7 +63,7 @@ fn the_whole_contract_is_understood() {
     let config = parse(WHOLE).unwrap();
     assert_eq!(config.fleets[0].group().as_str(), "some-dc-asg-name");
     assert_eq!(config.server.tokens.unwrap().write.expose(), "s3cret-from-env-w");
-    assert_eq!(config.without_effect.len(), 8, "{:?}", config.without_effect);
+    assert_eq!(config.events.sns_signature, SnsSignature::Any);
 }
 
 #[test]
@@ -72,7 +72,8 @@ fn the_defaults_need_only_a_fleet() {
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:8044");
     assert_eq!(config.aws.reconcile, Duration::from_secs(30));
     assert_eq!(config.fleets[0].port, 5044);
-    assert!(config.without_effect.is_empty());
+    assert_eq!((config.probe, config.drain), (ProbeConfig::default(), DrainConfig::default()));
+    assert!(config.events.complete_hooks);
 }
 
 #[test]
