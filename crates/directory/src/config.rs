@@ -205,9 +205,9 @@ impl Config {
         let store = store(root.section("store"));
         let (aws, role) = aws(root.section("aws"));
         let fleets = fleets(&mut root, role.as_deref());
-        let guard = guard(root.section("guard"));
         let alerts = alerts(root.section("alerts"));
         let probe = events::probe(root.section("probe"));
+        let guard = guard(root.section("guard"), probe.enabled);
         let drain = events::drain(root.section("drain"));
         let events = events::events(root.section("events"));
         root.finish();
@@ -384,12 +384,12 @@ fn aws(mut s: Section<'_>) -> (AwsConfig, Option<String>) {
     (AwsConfig { endpoint_url, calls_per_second, reconcile }, role)
 }
 
-fn guard(mut s: Section<'_>) -> GuardPolicy {
+fn guard(mut s: Section<'_>, probe: bool) -> GuardPolicy {
     let default = GuardPolicy::default();
     let max_shrink = s.number("max_shrink", 0.0..=1.0).unwrap_or(default.max_shrink);
     let observe_only = s.flag("observe_only");
     s.finish();
-    GuardPolicy { max_shrink, observe_only }
+    GuardPolicy { max_shrink, observe_only, probe, ..default }
 }
 
 fn alerts(mut s: Section<'_>) -> AlertsConfig {

@@ -15,18 +15,23 @@ use crate::overlay::Overlay;
 use crate::snapshot::{Describe, Lifecycle};
 use crate::time::Timestamp;
 
-/// `[guard]` of the configuration.
+/// `[guard]` of the configuration, and whether newcomers have to prove themselves (`[probe]`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GuardPolicy {
     /// The share of a fleet, 0 to 1, that may go without proof.
     pub max_shrink: f64,
     /// Report what would be held up, but let it through.
     pub observe_only: bool,
+    /// A collector that was seen launching is not listed before its port answers.
+    pub probe: bool,
+    /// Neither is one that is in service out of nowhere. Only where others of its fleet answer us: if
+    /// nobody does, a silent port says nothing about the collector.
+    pub probe_unannounced: bool,
 }
 
 impl Default for GuardPolicy {
     fn default() -> Self {
-        Self { max_shrink: 0.5, observe_only: false }
+        Self { max_shrink: 0.5, observe_only: false, probe: false, probe_unannounced: false }
     }
 }
 

@@ -24,6 +24,18 @@ pub const MAX_OVERLAY: usize = 10_000;
 /// Changes of a roster that are remembered for the timeline.
 pub const MAX_CHANGES: usize = 50;
 
+/// Lives of instances that are told of at once, without those that are gone.
+pub const MAX_LIVES: usize = 10_000;
+
+/// Lives that have ended and are still told of, for the timeline.
+pub const MAX_GONE: usize = 30;
+
+/// Lifecycle actions of one instance that are remembered.
+pub const MAX_HOOKS: usize = 16;
+
+/// Revisions of a drain that are remembered: an agent that has applied an older one is a minute behind.
+pub const MAX_CLEAR: usize = 256;
+
 /// A dying instance that a describe this long after the event still calls `InService` is not dying:
 /// the hook was abandoned or the event was wrong.
 pub const DYING_DOUBT: Duration = Duration::from_secs(600);

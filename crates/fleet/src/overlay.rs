@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::life::Lives;
 use crate::limits::{DYING_DOUBT, MAX_OVERLAY, REBALANCE_TTL};
 use crate::name::InstanceId;
 use crate::roster::{Member, MemberState};
@@ -144,11 +145,21 @@ impl Overlay {
         self.bound();
     }
 
-    /// The members that a snapshot and this overlay make together.
-    pub(crate) fn members(&self, snapshot: &Describe) -> Vec<Member> {
-        let last_row = self.last_row(snapshot);
+    /// The members that a snapshot and this overlay make together, without those that are awaited.
+    pub(crate) fn members(&self, snapshot: &Describe, lives: &Lives) -> Vec<Member> {
+        self.list(snapshot, lives, None)
+    }
+
+    /// The same with the awaited ones in the last row: better than nobody at all.
+    pub(crate) fn members_with_awaited(&self, snapshot: &Describe, lives: &Lives) -> Vec<Member> {
+        self.list(snapshot, lives, Some(MemberState::LastResort))
+    }
+
+    fn list(&self, snapshot: &Describe, lives: &Lives, awaited: Option<MemberState>) -> Vec<Member> {
+        let last_row = self.last_row(snapshot, lives);
         let state_of = |id: &InstanceId, lifecycle| match lifecycle {
             Lifecycle::InService if self.is_dying(id) => Some(MemberState::Draining),
+            Lifecycle::InService if lives.is_awaited(id) => awaited,
             Lifecycle::InService if last_row.contains(id) => Some(MemberState::LastResort),
             Lifecycle::InService => Some(MemberState::Active),
             Lifecycle::Leaving => Some(MemberState::Draining),
@@ -170,9 +181,9 @@ impl Overlay {
 
     /// The advised members, oldest advice first, at most half of those that could serve: rebalance
     /// recommendations hit whole pools, and the survivors would drown.
-    fn last_row<'a>(&self, snapshot: &'a Describe) -> BTreeSet<&'a InstanceId> {
-        let serving: Vec<&InstanceId> =
-            snapshot.routable().map(|i| &i.id).filter(|id| !self.is_dying(id)).collect();
+    fn last_row<'a>(&self, snapshot: &'a Describe, lives: &Lives) -> BTreeSet<&'a InstanceId> {
+        let serves = |id: &&InstanceId| !self.is_dying(id) && !lives.is_awaited(id);
+        let serving: Vec<&InstanceId> = snapshot.routable().map(|i| &i.id).filter(serves).collect();
         let mut advised: Vec<(Option<Timestamp>, &InstanceId)> = serving
             .iter()
             .filter_map(|id| self.entries.get(*id).filter(|e| e.is_advised()).map(|e| (e.advised, *id)))

@@ -9,8 +9,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::guard::{self, Doubt, GuardPolicy, Hold, Proof};
+use crate::hook::Hook;
+use crate::life::{HookEnd, Lives};
 use crate::limits::{MAX_CHANGES, MAX_MEMBERS};
-use crate::name::{FleetName, InstanceId};
+use crate::name::{FleetName, HookName, InstanceId};
 use crate::overlay::{Fact, FactKind, Overlay};
 use crate::roster::{Member, MemberState, Revision, Roster};
 use crate::snapshot::Describe;
@@ -25,6 +27,8 @@ pub struct FleetState {
     pub snapshot: Option<Describe>,
     /// What events say on top of it.
     pub overlay: Overlay,
+    /// What happened to the instances that are on their way in or out.
+    pub lives: Lives,
     /// Why the latest describe is not believed yet.
     pub hold: Option<Hold>,
     /// The source's definite word that it has no such fleet.
@@ -51,6 +55,53 @@ pub enum Input {
     DoesNotExist,
     /// A verified event.
     Learned(Fact),
+    /// A verified event with a lifecycle action that waits, and when it is completed at the latest.
+    HookWaits {
+        /// The event.
+        fact: Fact,
+        /// The action.
+        hook: Hook,
+        /// The deadline.
+        until: Timestamp,
+    },
+    /// The hook's own time is shorter than we thought: its actions end earlier.
+    HookEndsBy {
+        /// The instance that waits.
+        instance: InstanceId,
+        /// The hook.
+        hook: HookName,
+        /// The new deadline; a later one than before changes nothing.
+        until: Timestamp,
+    },
+    /// A lifecycle action has ended.
+    HookDone {
+        /// The instance that waited.
+        instance: InstanceId,
+        /// The action.
+        hook: Hook,
+        /// How.
+        end: HookEnd,
+    },
+    /// A newcomer's port answered, or not in the time there is, or nobody asks any more.
+    Probed {
+        /// The newcomer.
+        instance: InstanceId,
+        /// What came of it.
+        result: Probed,
+    },
+    /// Every agent has moved off a dying collector.
+    MovedOff(InstanceId),
+}
+
+/// What came of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// The port answered.
+    Answered,
+    /// It did not, in the time there is.
+    GaveUp,
+    /// It did not, but no other collector answers us either: that says something about us.
+    Waived,
 }
 
 /// What became of an input.
@@ -97,6 +148,8 @@ pub enum Cause {
     SourceAfterHold,
     /// An event.
     Event(FactKind),
+    /// A newcomer's port answered, or is not waited for any longer.
+    Probe,
 }
 
 impl fmt::Display for Cause {
@@ -105,6 +158,7 @@ impl fmt::Display for Cause {
             Self::Source => "source",
             Self::SourceAfterHold => "source, after the guard's wait",
             Self::Event(kind) => kind.as_str(),
+            Self::Probe => "readiness probe",
         })
     }
 }
@@ -129,6 +183,7 @@ impl FleetState {
             fleet,
             snapshot: None,
             overlay: Overlay::default(),
+            lives: Lives::default(),
             hold: None,
             missing: false,
             roster: None,
@@ -162,12 +217,54 @@ impl FleetState {
                 self.missing = true;
                 Outcome { verdict: Verdict::Accepted, change: None }
             }
-            Input::Learned(fact) => {
-                self.overlay.learn(&fact, self.snapshot.as_ref());
-                let change = self.publish(Cause::Event(fact.kind), now);
-                Outcome { verdict: Verdict::Accepted, change }
+            Input::Learned(fact) => self.learned(&fact, None, policy, now),
+            Input::HookWaits { fact, hook, until } => self.learned(&fact, Some((&hook, until)), policy, now),
+            Input::HookEndsBy { instance, hook, until } => {
+                let waiting = self.lives.get_mut(&instance).into_iter().flat_map(|life| &mut life.waiting);
+                waiting.filter(|w| w.hook.name == hook).for_each(|w| w.until = w.until.min(until));
+                Outcome { verdict: Verdict::Accepted, change: None }
+            }
+            Input::HookDone { instance, hook, end } => {
+                let waiting = self.lives.get_mut(&instance).into_iter().flat_map(|life| &mut life.waiting);
+                waiting
+                    .filter(|w| w.hook == hook && w.done.is_none())
+                    .for_each(|w| w.done = Some((now, end)));
+                Outcome { verdict: Verdict::Accepted, change: None }
+            }
+            Input::Probed { instance, result } => self.probed(&instance, result, now),
+            Input::MovedOff(instance) => {
+                if let Some(life) = self.lives.get_mut(&instance) {
+                    life.moved_off.get_or_insert(now);
+                }
+                Outcome { verdict: Verdict::Accepted, change: None }
             }
         }
+    }
+
+    fn learned(
+        &mut self,
+        fact: &Fact,
+        hook: Option<(&Hook, Timestamp)>,
+        policy: &GuardPolicy,
+        now: Timestamp,
+    ) -> Outcome {
+        self.overlay.learn(fact, self.snapshot.as_ref());
+        self.lives.learn(fact, hook, self.snapshot.as_ref(), policy.probe, now);
+        let change = self.publish(Cause::Event(fact.kind), now);
+        Outcome { verdict: Verdict::Accepted, change }
+    }
+
+    fn probed(&mut self, instance: &InstanceId, result: Probed, now: Timestamp) -> Outcome {
+        let Some(life) = self.lives.get_mut(instance) else {
+            return Outcome { verdict: Verdict::Stale, change: None };
+        };
+        life.awaited = false;
+        match result {
+            Probed::Answered => life.answered = life.answered.or(Some(now)),
+            Probed::GaveUp => life.given_up = life.given_up.or(Some(now)),
+            Probed::Waived => {}
+        }
+        Outcome { verdict: Verdict::Accepted, change: self.publish(Cause::Probe, now) }
     }
 
     fn described(
@@ -205,6 +302,7 @@ impl FleetState {
         }
         self.hold = None;
         self.overlay.settle(&describe);
+        self.lives.follow(&describe, self.snapshot.as_ref(), policy);
         self.confirmed_at = Some(describe.made_at);
         self.snapshot = Some(describe);
         let change = self.publish(cause, now);
@@ -217,10 +315,23 @@ impl FleetState {
 
     /// Makes a new roster if the content changed, with a revision above its predecessor's and `floor`.
     fn publish_above(&mut self, floor: Option<Revision>, cause: Cause, now: Timestamp) -> Option<Change> {
+        let change = self.renew_roster(floor, cause, now);
+        if let Some(roster) = &self.roster {
+            self.lives.mark(roster, now);
+        }
+        change
+    }
+
+    fn renew_roster(&mut self, floor: Option<Revision>, cause: Cause, now: Timestamp) -> Option<Change> {
         let snapshot = self.snapshot.as_ref()?;
         let revision = Revision::next(self.roster.as_ref().map(|r| r.revision()).max(floor), now);
-        let next = Roster::new(self.fleet.clone(), revision, now, self.overlay.members(snapshot));
         let before = self.roster.as_ref().map_or(&[][..], |r| r.members());
+        let mut members = self.overlay.members(snapshot, &self.lives);
+        if members.is_empty() && !before.is_empty() {
+            // A list is not emptied because we wait for a port.
+            members = self.overlay.members_with_awaited(snapshot, &self.lives);
+        }
+        let next = Roster::new(self.fleet.clone(), revision, now, members);
         if self.roster.is_some() && before == next.members() {
             return None;
         }
@@ -269,6 +380,7 @@ impl FleetState {
             settled.into_iter().for_each(|snapshot| self.overlay.settle(snapshot));
         }
         self.overlay.join(mine.overlay);
+        self.lives.join(mine.lives);
         self.publish_above(floor, Cause::Source, now)
     }
 }

@@ -1,4 +1,4 @@
-//! The form in which both stores keep a fleet's state: one line of JSON, `{"format":1,"fleet":…}`.
+//! The form in which both stores keep a fleet's state: one line of JSON, `{"format":2,"fleet":…}`.
 //!
 //! Not the wire format of the HTTP API, and not the domain's own types: those may change, this may not.
 //! The shapes are in `record/form.rs`. A new shape is a new format number.
@@ -18,8 +18,11 @@ use form::Form;
 /// stay far below this; what is larger was not written by us.
 pub(super) const MAX_RECORD: usize = 64 << 20;
 
-/// The only format there is.
+/// The first format.
 const FORMAT: u32 = 1;
+/// The same with the lives of instances. A record without any is still written in the first format, so
+/// that a version that does not know this one can read it.
+const FORMAT_WITH_LIVES: u32 = 2;
 
 /// Why a text is not the record of a fleet.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ pub(super) fn decode(body: &[u8], fleet: &FleetName) -> Result<FleetState, Recor
         return Err(RecordError::TooLarge);
     }
     let Probe { format } = serde_json::from_slice(body)?;
-    if format != FORMAT {
+    if !matches!(format, FORMAT | FORMAT_WITH_LIVES) {
         return Err(RecordError::Format(format));
     }
     let form: Form = serde_json::from_slice(body)?;
@@ -69,6 +72,7 @@ pub(super) fn decode(body: &[u8], fleet: &FleetName) -> Result<FleetState, Recor
 
 #[cfg(test)]
 mod tests {
+    use pikepole_fleet::Lives;
     use proptest::prelude::*;
 
     use super::*;
@@ -77,8 +81,12 @@ mod tests {
     fn a_record_is_compact_and_its_words_are_fixed() {
         let state = strategy::rich_state("logstash-mumbai");
         let text = String::from_utf8(encode(&state).unwrap()).unwrap();
-        assert_eq!(text, include_str!("record/golden.json").trim_end());
+        assert_eq!(text, include_str!("record/golden-2.json").trim_end());
         assert_eq!(decode(text.as_bytes(), &state.fleet).unwrap(), state);
+        let of_before = FleetState { lives: Lives::default(), ..state };
+        let text = include_str!("record/golden-1.json").trim_end();
+        assert_eq!(encode(&of_before).unwrap(), text.as_bytes());
+        assert_eq!(decode(text.as_bytes(), &of_before.fleet).unwrap(), of_before);
         let unknown = FleetState::unknown("f".parse().unwrap());
         assert_eq!(encode(&unknown).unwrap(), br#"{"format":1,"fleet":"f"}"#);
     }
@@ -90,8 +98,8 @@ mod tests {
         assert!(why("").starts_with("not a record: "));
         assert!(why("['10.0.0.1:5044']").starts_with("not a record: "));
         assert_eq!(
-            why(r#"{"format":2,"fleet":"f","x":1}"#),
-            "format 2, which this version of pikepole does not know"
+            why(r#"{"format":3,"fleet":"f","x":1}"#),
+            "format 3, which this version of pikepole does not know"
         );
         assert_eq!(why(r#"{"format":1,"fleet":"g"}"#), "the record of the fleet g");
         assert!(why(r#"{"format":1,"fleet":"f","x":1}"#).contains("unknown field `x`"));

@@ -126,7 +126,14 @@ fn is_worth_writing(on_disk: &FleetState, state: &FleetState) -> bool {
     };
     let content = |s: &FleetState| {
         let instances = s.snapshot.as_ref().map(|d| (d.desired, d.instances.clone()));
-        (s.roster.clone(), s.overlay.clone(), s.missing, s.hold.as_ref().map(|h| h.doubt), instances)
+        (
+            s.roster.clone(),
+            s.overlay.clone(),
+            s.lives.clone(),
+            s.missing,
+            s.hold.as_ref().map(|h| h.doubt),
+            instances,
+        )
     };
     aged || content(on_disk) != content(state)
 }

@@ -1,9 +1,12 @@
-//! The shapes of record format 1 and their conversions to and from the domain.
+//! The shapes of record formats 1 and 2 and their conversions to and from the domain.
 //!
 //! ```text
-//! {"format":1, "fleet":NAME,
+//! {"format":2, "fleet":NAME,
 //!  "snapshot":{"made_at":MS,"desired":N,"instances":[{"id","lifecycle","address","zone"}…]},
 //!  "overlay":{ID:{"dying":MS,"launched":MS,"advised":MS}…},
+//!  "lives":{ID:{"launched":MS,"answered":MS,"given_up":MS,"in_service":MS,"warned":MS,"draining":MS,
+//!               "moved_off":MS,"gone":MS,"awaited":true,"clear":[N…],
+//!               "waiting":[{"hook","token","transition","since":MS,"until":MS,"done":MS,"end"}…]}…},
 //!  "hold":{"doubt":{"kind",…},"since":MS,"reads":N,"not_found":[ID…]},
 //!  "missing":true,
 //!  "roster":{"revision":N,"published_at":MS,"members":[{"id","address","zone","state"}…]},
@@ -27,9 +30,11 @@ use pikepole_fleet::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, RecordError};
+use super::{FORMAT, FORMAT_WITH_LIVES, RecordError};
 
+mod life;
 mod word;
+use life::LifeForm;
 use word::{CauseWord, DoubtForm, LifecycleWord, StateWord};
 
 /// Members that all remembered changes of a record touch together. The timeline is a comfort; without
@@ -45,6 +50,8 @@ pub(super) struct Form {
     snapshot: Option<DescribeForm>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     overlay: BTreeMap<String, EntryForm>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    lives: BTreeMap<String, LifeForm>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hold: Option<HoldForm>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -144,10 +151,11 @@ struct MemberChangeForm {
 impl Form {
     pub(super) fn from_domain(state: &FleetState) -> Self {
         Self {
-            format: FORMAT,
+            format: if state.lives.0.is_empty() { FORMAT } else { FORMAT_WITH_LIVES },
             fleet: state.fleet.to_string(),
             snapshot: state.snapshot.as_ref().map(DescribeForm::from_domain),
             overlay: state.overlay.entries.iter().map(|(id, e)| (id.to_string(), entry_form(e))).collect(),
+            lives: life::lives_form(&state.lives),
             hold: state.hold.as_ref().map(HoldForm::from_domain),
             missing: state.missing,
             roster: state.roster.as_deref().map(RosterForm::from_domain),
@@ -251,6 +259,7 @@ impl Form {
         Ok(FleetState {
             snapshot: self.snapshot.map(DescribeForm::into_domain).transpose()?,
             overlay: Overlay { entries: self.overlay.into_iter().map(entry).collect::<Result<_, _>>()? },
+            lives: life::lives(self.lives)?,
             hold: self.hold.map(HoldForm::into_domain).transpose()?,
             missing: self.missing,
             roster: self.roster.map(|r| r.into_domain(&fleet)).transpose()?.map(Arc::new),

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pikepole_fleet::{
-    Cause, Change, Describe, Doubt, Entry, FactKind, FleetState, Hold, Instance, InstanceId, Lifecycle,
-    Member, MemberChange, MemberState, Overlay, Revision, Roster, Timestamp, Zone,
+    Cause, Change, Describe, Doubt, Entry, FactKind, FleetState, Hold, Hook, HookEnd, Instance, InstanceId,
+    Life, Lifecycle, Lives, Member, MemberChange, MemberState, Overlay, Revision, Roster, Timestamp,
+    Transition, Waiting, Zone,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -38,6 +39,7 @@ pub(crate) fn rich_state(fleet: &str) -> FleetState {
         overlay: Overlay {
             entries: [(id(2), Entry { dying: Some(at(1_763_800_000_100)), ..Entry::default() })].into(),
         },
+        lives: Lives([(id(2), rich_life())].into()),
         hold: Some(Hold {
             doubt: Doubt::Shrink { from: 9, to: 3, unproven: 6 },
             since: at(1_763_800_000_050),
@@ -63,21 +65,82 @@ pub(crate) fn rich_state(fleet: &str) -> FleetState {
     }
 }
 
+fn rich_life() -> Life {
+    let at = |ms: u64| Some(Timestamp::from_millis(1_763_800_000_000 + ms));
+    let hook = Hook {
+        name: "drain".parse().unwrap(),
+        token: Some("465e0162-e6af-4786-b4e8-bb544ae58790".parse().unwrap()),
+        transition: Transition::Terminating,
+    };
+    let wait = |done| Waiting { hook: hook.clone(), since: at(1).unwrap(), until: at(90_000).unwrap(), done };
+    Life {
+        launched: at(1),
+        answered: at(2),
+        given_up: at(3),
+        in_service: at(4),
+        warned: at(5),
+        draining: at(6),
+        moved_off: at(7),
+        gone: at(8),
+        awaited: true,
+        waiting: vec![wait(None), wait(at(9).map(|at| (at, HookEnd::Converged)))],
+        clear: [Revision::new(1_763_800_000_123)].into(),
+    }
+}
+
 /// Any state of this fleet.
 pub(crate) fn state(fleet: &'static str) -> impl Strategy<Value = FleetState> {
     let overlay = btree_map(id(), entry(), 0..4).prop_map(|entries| Overlay { entries });
-    let believed = (option::of(describe()), overlay, option::of(hold()), any::<bool>());
+    let lives = btree_map(id(), life(), 0..3).prop_map(Lives);
+    let believed = (option::of(describe()), overlay, lives, option::of(hold()), any::<bool>());
     let published = (option::of(roster(fleet)), option::of(time()), vec(change(), 0..4));
     (believed, published).prop_map(
-        move |((snapshot, overlay, hold, missing), (roster, confirmed_at, changes))| FleetState {
+        move |((snapshot, overlay, lives, hold, missing), (roster, confirmed_at, changes))| FleetState {
             fleet: fleet.parse().unwrap(),
             snapshot,
             overlay,
+            lives,
             hold,
             missing,
             roster: roster.map(Arc::new),
             confirmed_at,
             changes: changes.into(),
+        },
+    )
+}
+
+fn life() -> impl Strategy<Value = Life> {
+    let times = proptest::array::uniform8(option::of(time()));
+    let clear = btree_set(any::<u64>().prop_map(Revision::new), 0..3);
+    (times, any::<bool>(), vec(waiting(), 0..3), clear).prop_map(|(times, awaited, waiting, clear)| {
+        let [launched, answered, given_up, in_service, warned, draining, moved_off, gone] = times;
+        Life {
+            launched,
+            answered,
+            given_up,
+            in_service,
+            warned,
+            draining,
+            moved_off,
+            gone,
+            awaited,
+            waiting,
+            clear,
+        }
+    })
+}
+
+fn waiting() -> impl Strategy<Value = Waiting> {
+    use HookEnd::*;
+    let transition = prop::sample::select(vec![Transition::Launching, Transition::Terminating]);
+    let token = option::of("[a-f0-9-]{1,36}".prop_map(|s| s.parse().unwrap()));
+    let end = prop::sample::select(vec![Converged, Deadline, Ready, GaveUp, NoSuchAction, Gone]);
+    ("[a-zA-Z0-9_/-]{1,12}", token, transition, time(), time(), option::of((time(), end))).prop_map(
+        |(name, token, transition, since, until, done)| Waiting {
+            hook: Hook { name: name.parse().unwrap(), token, transition },
+            since,
+            until,
+            done,
         },
     )
 }
@@ -135,7 +198,12 @@ fn cause() -> impl Strategy<Value = Cause> {
         FactKind::SpotInterruption,
         FactKind::Rebalance,
     ]);
-    prop_oneof![Just(Cause::Source), Just(Cause::SourceAfterHold), kind.prop_map(Cause::Event)]
+    prop_oneof![
+        Just(Cause::Source),
+        Just(Cause::SourceAfterHold),
+        Just(Cause::Probe),
+        kind.prop_map(Cause::Event)
+    ]
 }
 
 fn lifecycle() -> impl Strategy<Value = Lifecycle> {

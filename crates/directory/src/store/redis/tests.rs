@@ -106,7 +106,7 @@ async fn what_is_no_record_is_renamed_whatever_it_is() {
         (&["HSET", key, "v", "1"], "a hash without v and body"),
         (&["HSET", key, "v", "one", "body", "{}"], "its version is no number"),
         (&["HSET", key, "v", "1234567890123456789", "body", "{}"], "larger than any record"),
-        (&["HSET", key, "v", "1", "body", "{\"format\":2}"], "format 2"),
+        (&["HSET", key, "v", "1", "body", "{\"format\":3}"], "format 3"),
         (&["HSET", key, "v", "1", "body", &other], "the record of the fleet g"),
     ];
     for (spoil, expected) in cases {

@@ -1,7 +1,7 @@
 //! The words of a record. Each is written out here and never reused for something else; a domain
 //! variant that is added needs a word here, and the compiler says so.
 
-use pikepole_fleet::{Cause, Doubt, FactKind, Lifecycle, MemberState};
+use pikepole_fleet::{Cause, Doubt, FactKind, HookEnd, Lifecycle, MemberState, Transition};
 use serde::{Deserialize, Serialize};
 
 /// Declares a record's word for each variant of a domain enum, with conversions both ways.
@@ -47,6 +47,21 @@ words!(CauseWord = Cause {
     Terminate = "terminate" = Cause::Event(FactKind::Terminating) => Self::Event(FactKind::Terminating),
     Spot = "spot" = Cause::Event(FactKind::SpotInterruption) => Self::Event(FactKind::SpotInterruption),
     Rebalance = "rebalance" = Cause::Event(FactKind::Rebalance) => Self::Event(FactKind::Rebalance),
+    Probe = "probe" = Cause::Probe => Self::Probe,
+});
+
+words!(TransitionWord = Transition {
+    Launching = "launching" = Transition::Launching => Self::Launching,
+    Terminating = "terminating" = Transition::Terminating => Self::Terminating,
+});
+
+words!(EndWord = HookEnd {
+    Converged = "converged" = HookEnd::Converged => Self::Converged,
+    Deadline = "deadline" = HookEnd::Deadline => Self::Deadline,
+    Ready = "ready" = HookEnd::Ready => Self::Ready,
+    GaveUp = "gave_up" = HookEnd::GaveUp => Self::GaveUp,
+    NoSuchAction = "no_such_action" = HookEnd::NoSuchAction => Self::NoSuchAction,
+    Gone = "gone" = HookEnd::Gone => Self::Gone,
 });
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
