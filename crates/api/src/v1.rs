@@ -140,6 +140,12 @@ pub struct Fleet {
     pub alerts: Vec<Alert>,
     /// Long polls and event streams that are open on this fleet, on this replica.
     pub watchers: u64,
+    /// How far its agents are.
+    pub convergence: Convergence,
+    /// Instances on their way in or out, and the last that went, newest first. Only where one fleet is
+    /// asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lives: Option<Vec<Life>>,
     /// The last changes of the roster, newest first. Only where one fleet is asked for: of all fleets
     /// together they would be megabytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -267,6 +273,91 @@ impl From<&domain::Change> for Change {
             members: change.members.iter().map(member).collect(),
         }
     }
+}
+
+/// `GET /v1/agents`: who follows, and which dying collectors wait for whom.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Agents {
+    /// The agents, by fleet and id.
+    pub agents: Vec<Agent>,
+    /// The dying collectors.
+    pub drains: Vec<Drain>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its stable id.
+    pub id: String,
+    /// The UUID of its start, if it sends one.
+    pub start: Option<String>,
+    /// The fleet it follows.
+    pub fleet: String,
+    /// The revision it really uses, as it says.
+    pub applied: Option<u64>,
+    /// Its poll is open, or ended less than 5 s ago.
+    pub live: bool,
+    /// When its last poll began or ended.
+    pub last_seen: Rfc3339,
+    /// Where it polls from.
+    pub address: std::net::IpAddr,
+}
+
+/// One dying collector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Drain {
+    /// The fleet it belongs to.
+    pub fleet: String,
+    /// The collector.
+    pub instance_id: String,
+    /// Since when nobody shall send to it.
+    pub since: Rfc3339,
+    /// When its lifecycle hook is completed at the latest; `null` if none waits.
+    pub deadline: Option<Rfc3339>,
+    /// The live agents that have not moved off.
+    pub waiting_for: Vec<String>,
+    /// The lifecycle hook that waits.
+    pub hook: Option<String>,
+}
+
+/// How far the agents of a fleet are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Convergence {
+    /// Agents that are live.
+    pub live: u64,
+    /// Those of them that use the published revision.
+    pub applied: u64,
+}
+
+/// What happened to one instance, and when; `null`: not, or not yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Life {
+    /// The instance.
+    pub instance_id: String,
+    /// Its launch was announced.
+    pub launched: Option<Rfc3339>,
+    /// Its port answered.
+    pub answered: Option<Rfc3339>,
+    /// Its port did not answer in the time there is; it is listed all the same.
+    pub given_up: Option<Rfc3339>,
+    /// The source lists it as in service.
+    pub in_service: Option<Rfc3339>,
+    /// AWS warned that it takes the spot instance back.
+    pub warned: Option<Rfc3339>,
+    /// Nobody shall send to it any more.
+    pub draining: Option<Rfc3339>,
+    /// Every agent had moved off.
+    pub moved_off: Option<Rfc3339>,
+    /// The last of its lifecycle hooks ended.
+    pub completed: Option<Rfc3339>,
+    /// How: `converged`, `deadline`, `ready`, `gave_up`, `no_such_action`, `gone`.
+    pub completed_because: Option<String>,
+    /// The source lists it no longer.
+    pub gone: Option<Rfc3339>,
+    /// It is held back until its port answers.
+    pub awaited: bool,
+    /// The live agents that have not moved off.
+    pub held_by: Vec<String>,
 }
 
 /// One target group of Prometheus' HTTP service discovery.

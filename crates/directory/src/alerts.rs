@@ -76,7 +76,9 @@ impl Alerts {
         }
         for fleet in engine.fleets() {
             findings.fleet(engine, fleet, now);
+            findings.lives(fleet);
         }
+        findings.hooks(engine);
         for (kind, subject, detail) in engine.stores().problems() {
             findings.is(kind, &subject, true, || detail);
         }
@@ -195,11 +197,72 @@ impl Findings {
             let group = fleet.config().group();
             format!("the source says there is no group called {group}; check the fleet's source and region")
         });
+        let (_, is_full) = fleet.agents().seen();
+        self.is(AlertKind::TooManyAgents, name, is_full, || {
+            "agents find no place on the roll, so no drain ends before its deadline; look for a host that \
+             invents agent ids"
+                .into()
+        });
         let age = fleet.age(now).unwrap_or_default();
         self.is(AlertKind::FleetStale, name, engine.is_stale(fleet), || {
             format!("the source has not confirmed the roster for {}; the last good one is served", words(age))
         });
     }
+
+    fn lives(&mut self, fleet: &Fleet) {
+        let state = fleet.state();
+        let silent = state.lives.iter().filter(|(_, life)| {
+            life.given_up.is_some()
+                && life.answered.is_none()
+                && life.draining.is_none()
+                && life.gone.is_none()
+        });
+        let silent: Vec<String> = silent.map(|(id, _)| id.to_string()).collect();
+        self.is(AlertKind::ProbeGaveUp, fleet.config().name.as_str(), !silent.is_empty(), || {
+            format!(
+                "the port of {} never answered; listed all the same: check the collector, and whether this \
+                 directory may reach it",
+                some(&silent)
+            )
+        });
+    }
+
+    fn hooks(&mut self, engine: &Engine) {
+        let mut failing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut why = BTreeMap::new();
+        for (fleet, instance, reason) in engine.failing_hooks() {
+            failing.entry(fleet.to_string()).or_default().push(instance.to_string());
+            why.insert(fleet.to_string(), reason);
+        }
+        for (fleet, instances) in failing {
+            let reason = why.remove(&fleet).unwrap_or_default();
+            self.is(AlertKind::HookFailing, &fleet, true, || {
+                format!(
+                    "the lifecycle hooks of {} cannot be completed: {reason}; they time out by themselves",
+                    some(&instances)
+                )
+            });
+        }
+        for (fleet, instance, agents) in engine.held_at_deadline() {
+            let problem = Problem { kind: AlertKind::DrainDeadline, subject: fleet.to_string() };
+            let detail = format!(
+                "{instance} was let go at the deadline while {} agents still held: {}",
+                agents.len(),
+                some(&agents)
+            );
+            self.0.entry(problem).or_insert(detail);
+        }
+    }
+}
+
+/// A few names of many.
+fn some(names: &[String]) -> String {
+    const FEW: usize = 5;
+    let mut text = names.iter().take(FEW).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > FEW {
+        text.push_str(&format!(" and {} more", names.len() - FEW));
+    }
+    text
 }
 
 /// A duration for people, to the second.

@@ -53,6 +53,9 @@ pub async fn serve(
         policy: config.guard,
         reconcile: config.aws.reconcile,
         stale_after: config.alerts.stale_after,
+        probe: config.probe,
+        drain: config.drain,
+        complete_hooks: config.events.complete_hooks,
         clock,
         alerts: Alerts::new(config.alerts.webhook.clone(), shutdown.clone()),
     };

@@ -3,12 +3,20 @@
 //! Readers look at [`Fleet`]; they never wait for anything in here. Writers go through
 //! [`Engine::apply`], one at a time per fleet. Reconcilers ask the sources.
 
+pub mod agents;
+mod chase;
 mod fleet;
+mod hooks;
 mod intake;
+mod lag;
+#[cfg(feature = "redis")]
+mod others;
 mod pace;
+mod prober;
 mod reconciler;
 #[cfg(feature = "redis")]
 mod replicas;
+mod roll;
 mod stores;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,16 +24,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pikepole_fleet::{FleetName, FleetState, GuardPolicy, Input, Outcome, Verdict};
+use pikepole_fleet::{FleetName, FleetState, GuardPolicy, Input, InstanceId, Outcome, Verdict};
 use tokio::task::JoinSet;
 
 use crate::alerts::Alerts;
 use crate::clock::Clock;
-use crate::config::FleetConfig;
+use crate::config::{DrainConfig, FleetConfig, ProbeConfig};
 use crate::shutdown::Shutdown;
 use crate::source::Source;
+use chase::Chases;
 pub use fleet::{Fleet, Freshness, Published, Shown, SourceHealth};
+use hooks::Hooks;
+use intake::Strays;
 pub use intake::Taken;
+pub use lag::Lag;
 use reconciler::{Met, Reconciler};
 #[cfg(feature = "redis")]
 pub use replicas::ReplicaTimes;
@@ -33,6 +45,8 @@ pub use stores::Stores;
 
 /// How long a refresh that nobody waits for is asked of the leader.
 const BACKGROUND_REFRESH: Duration = Duration::from_secs(60);
+/// A refresh waits this long for the ports of those it found.
+const FIRST_PROBE: Duration = Duration::from_millis(1200);
 /// Between two looks at the clock for staleness.
 const REVIEW_EVERY: Duration = Duration::from_secs(5);
 
@@ -62,6 +76,12 @@ pub struct Setup {
     pub reconcile: Duration,
     /// A roster that was not confirmed for this long is stale.
     pub stale_after: Duration,
+    /// `[probe]`.
+    pub probe: ProbeConfig,
+    /// `[drain]`.
+    pub drain: DrainConfig,
+    /// Lifecycle hooks are completed by us.
+    pub complete_hooks: bool,
     /// The wall clock.
     pub clock: Clock,
     /// Whom to tell about problems.
@@ -92,6 +112,8 @@ pub struct Counters {
     pub observed: AtomicU64,
     /// Writes to a store that failed.
     pub store_failures: AtomicU64,
+    /// How far behind AWS we are.
+    pub lag: Lag,
 }
 
 /// The engine.
@@ -104,6 +126,11 @@ pub struct Engine {
     stores: Stores,
     policy: GuardPolicy,
     stale_after: Duration,
+    probe: ProbeConfig,
+    drain: DrainConfig,
+    hooks: Hooks,
+    chases: Chases,
+    strays: Strays,
     clock: Clock,
     alerts: Alerts,
     counters: Counters,
@@ -132,14 +159,21 @@ impl Engine {
             reconcilers,
             asked_by,
             stores: setup.stores,
-            policy: setup.policy,
+            policy: GuardPolicy { probe: setup.probe.enabled, ..setup.policy },
+            probe: setup.probe,
+            drain: setup.drain,
+            hooks: Hooks::new(setup.complete_hooks),
+            chases: Chases::default(),
+            strays: Strays::default(),
             stale_after: setup.stale_after,
             clock: setup.clock,
             alerts: setup.alerts,
             counters: Counters::default(),
         });
+        engine.set_clock().await;
         for fleet in &engine.fleets {
             engine.load(fleet).await;
+            engine.remember_agents(fleet).await;
         }
         engine.review_alerts();
         engine
@@ -152,6 +186,10 @@ impl Engine {
             tasks.spawn(Arc::clone(reconciler).run(Arc::clone(self), shutdown.clone()));
         }
         tasks.spawn(Arc::clone(self).review_for_ever(shutdown.clone()));
+        tasks.spawn(roll::run(Arc::clone(self), shutdown.clone()));
+        tasks.spawn(hooks::run(Arc::clone(self), shutdown.clone()));
+        tasks.spawn(prober::run(Arc::clone(self), shutdown.clone()));
+        tasks.spawn(chase::run(Arc::clone(self), shutdown.clone()));
         #[cfg(feature = "redis")]
         replicas::start(self, shutdown, &mut tasks);
         tasks
@@ -232,6 +270,23 @@ impl Engine {
         true
     }
 
+    /// Whether this replica completes hooks, and still does after a call that takes so long. With a shared
+    /// store only the holder of the lease; while that store is lost, nobody.
+    #[cfg_attr(not(feature = "redis"), expect(clippy::unused_self, reason = "a directory alone always may"))]
+    fn may_complete(&self, call: Duration) -> bool {
+        #[cfg(feature = "redis")]
+        if let Some(replicas) = self.stores.replicas() {
+            return replicas.leads_for(call);
+        }
+        call <= Duration::MAX
+    }
+
+    /// The source of a fleet, for what is not a describe.
+    fn source_for(&self, fleet: &Fleet) -> &Arc<dyn Source> {
+        let (reconciler, _) = self.asked_by[&fleet.config().name];
+        self.reconcilers[reconciler].source()
+    }
+
     /// Has the source asked again, and waits up to `patience` for what comes of it.
     pub async fn refresh(&self, fleet: &Fleet, patience: Duration) -> Refreshed {
         let met = tokio::time::timeout(patience, self.refreshed(fleet)).await;
@@ -255,7 +310,15 @@ impl Engine {
     /// `None`: another replica asks the source now.
     async fn refreshed_here(&self, fleet: &Fleet) -> Option<Met> {
         let (reconciler, place) = self.asked_by[&fleet.config().name];
-        self.reconcilers[reconciler].demand(place).await
+        let met = self.reconcilers[reconciler].demand(place).await;
+        if met == Some(Met::Confirmed) {
+            // Whoever asked wants to see the newcomers, and their ports mostly answer at once.
+            let nobody_awaited = |_: &Shown| !prober::is_awaiting(&fleet.state());
+            let mut shown = fleet.watch();
+            // Either way the roster was confirmed; who is still silent comes later.
+            drop(tokio::time::timeout(FIRST_PROBE, shown.wait_for(nobody_awaited)).await);
+        }
+        met
     }
 
     /// Begins a refresh and does not wait for it. However many begin, each fleet has one that waits.
@@ -274,13 +337,20 @@ impl Engine {
 
     /// Takes in one input: applies, stores, publishes.
     pub async fn apply(&self, fleet: &Fleet, input: Input) -> Outcome {
+        self.apply_kept(fleet, input).await.0
+    }
+
+    /// The same, and whether what came of it is in the store: in the shared one if there is one, or on
+    /// the disk.
+    async fn apply_kept(&self, fleet: &Fleet, input: Input) -> (Outcome, bool) {
+        let policy = GuardPolicy { probe_unannounced: fleet.answers_us(), ..self.policy };
         let mut held = fleet.hold().await;
-        let mut change = |state: &mut FleetState| state.apply(input.clone(), &self.policy, self.clock.now());
+        let mut change = |state: &mut FleetState| state.apply(input.clone(), &policy, self.clock.now());
         let outcome = self.stores.change(&mut held, &mut change, &self.clock, &self.counters).await;
         self.tell(fleet, &outcome);
         fleet.show(&held.state);
         self.stores.keep_on_disk(&mut held, &self.counters).await;
-        outcome
+        (outcome, self.stores.has_kept(&held))
     }
 
     fn tell(&self, fleet: &Fleet, outcome: &Outcome) {
@@ -302,6 +372,18 @@ impl Engine {
                 fleet = %name, revision = %change.revision, cause = %change.cause, touched = change.members.len(),
                 "roster published"
             );
+        }
+    }
+
+    /// Replicas share one clock: their store's.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(clippy::unused_async, reason = "only a shared store has a clock")
+    )]
+    async fn set_clock(&self) {
+        #[cfg(feature = "redis")]
+        if let Some(replicas) = self.stores.replicas() {
+            self.set_clock_by_redis(replicas).await;
         }
     }
 
@@ -329,6 +411,16 @@ impl Engine {
     /// Fleets by the label of their source.
     pub(crate) fn by_source(&self) -> BTreeMap<&str, &[Arc<Fleet>]> {
         self.reconcilers.iter().map(|r| (r.label.as_str(), r.fleets.as_slice())).collect()
+    }
+
+    /// Lifecycle hooks that cannot be completed, and why.
+    pub(crate) fn failing_hooks(&self) -> Vec<(FleetName, InstanceId, String)> {
+        self.hooks.failing()
+    }
+
+    /// Drains that the deadline ended, and the agents that still held.
+    pub(crate) fn held_at_deadline(&self) -> Vec<(FleetName, InstanceId, Vec<String>)> {
+        self.hooks.held()
     }
 
     /// The stores.

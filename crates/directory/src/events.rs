@@ -66,3 +66,21 @@ pub enum EventKind {
     /// The same: pending or running, which says nothing about a group.
     Running,
 }
+
+impl EventKind {
+    /// The word used in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LaunchHook => "launch_hook",
+            Self::TerminateHook => "terminate_hook",
+            Self::Launched => "launched",
+            Self::LaunchFailed => "launch_failed",
+            Self::Terminated => "terminated",
+            Self::TerminateFailed => "terminate_failed",
+            Self::SpotInterruption => "spot_interruption",
+            Self::Rebalance => "rebalance",
+            Self::Stopped => "stopped",
+            Self::Running => "running",
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! answered at once is answered without a heap-allocated future: there are ten thousand readers.
 
 mod accept;
+mod agents;
 mod auth;
 mod body;
 mod connection;
@@ -21,6 +22,7 @@ mod watch;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,6 +35,7 @@ use hyper::service::Service;
 use crate::config::ServerConfig;
 use crate::engine::{Engine, Fleet};
 use crate::shutdown::Shutdown;
+use agents::Presence;
 use auth::Auth;
 pub use connection::run;
 pub use limits::Limits;
@@ -70,6 +73,8 @@ impl App {
 struct Desk {
     app: Arc<App>,
     shutdown: Shutdown,
+    /// Whose connection it is.
+    peer: IpAddr,
 }
 
 /// An answer that is there, or one that has to be waited for.
@@ -150,11 +155,13 @@ impl Desk {
             }
             Route::Roster(name) => {
                 let fleet = app.fleet(name)?;
-                let poll = query::poll(query)?;
+                let (poll, caller) = query::poll(query)?;
+                // There until the answer is: an agent that is told something has heard it.
+                let presence = caller.map(|caller| Presence::begin(app, fleet, caller, self.peer));
                 match roster::now(app, fleet, poll, &head.headers) {
                     Some(reply) => reply,
                     None => {
-                        let later = roster::later(Arc::clone(app), Arc::clone(fleet), poll);
+                        let later = roster::later(Arc::clone(app), Arc::clone(fleet), poll, presence);
                         return Ok(self.later(label, later));
                     }
                 }
@@ -163,6 +170,7 @@ impl Desk {
                 let (fleet, wait) = (app.fleet(name)?, fleets::refresh_wait(query)?);
                 return Ok(self.later(label, fleets::refresh(Arc::clone(app), Arc::clone(fleet), wait)));
             }
+            Route::Agents => agents::list(app, query)?,
             Route::Watch => watch::open(app, query)?,
             Route::PrometheusSd => fleets::prometheus_sd(app, query)?,
             Route::Metrics => metrics::reply(app, &head.headers),

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a store that fails changes no roster. What it cannot read it puts aside and reports.
 
+mod agent;
 pub mod file;
 mod record;
 #[cfg(feature = "redis")]
@@ -13,6 +14,8 @@ mod conformance;
 
 use async_trait::async_trait;
 use pikepole_fleet::{FleetName, FleetState};
+
+pub use agent::{AgentKey, KnownAgent};
 
 /// Which write of a fleet's record this is. Each write's is greater than the one before. A store that can
 /// lose its records does not begin again at 1, so that nobody mistakes a new record for one of before.
@@ -69,4 +72,14 @@ pub trait Store: Send + Sync + 'static {
     /// Replaces a fleet's record if its version still is `expected` (`None`: there is no record).
     /// When this returns, the record outlives the process.
     async fn save(&self, state: &FleetState, expected: Option<Version>) -> Result<Version, SaveError>;
+
+    /// Reads the agents that followed a fleet. A store that keeps none says so with an empty list.
+    async fn load_agents(&self, _fleet: &FleetName) -> Result<Vec<KnownAgent>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Replaces the agents of a fleet. When this returns, they outlive the process.
+    async fn save_agents(&self, _fleet: &FleetName, _agents: &[KnownAgent]) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -26,6 +26,18 @@ pub enum AlertKind {
     FleetMissing,
     /// A file in the store could not be read and was put aside.
     StoreQuarantined,
+    /// A new collector was listed although its port never answered.
+    ProbeGaveUp,
+    /// A dying collector was let go at the deadline, while agents still held.
+    DrainDeadline,
+    /// A lifecycle hook cannot be completed.
+    HookFailing,
+    /// A queue of events cannot be read.
+    QueueFailing,
+    /// A topic no longer sends us its messages.
+    TopicUnsubscribed,
+    /// More agents follow a fleet than there are places.
+    TooManyAgents,
 }
 
 impl AlertKind {
@@ -40,6 +52,12 @@ impl AlertKind {
             Self::FleetStale => "fleet_stale",
             Self::FleetMissing => "fleet_missing",
             Self::StoreQuarantined => "store_quarantined",
+            Self::ProbeGaveUp => "probe_gave_up",
+            Self::DrainDeadline => "drain_deadline",
+            Self::HookFailing => "hook_failing",
+            Self::QueueFailing => "queue_failing",
+            Self::TopicUnsubscribed => "topic_unsubscribed",
+            Self::TooManyAgents => "too_many_agents",
         }
     }
 }

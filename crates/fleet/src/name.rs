@@ -118,10 +118,30 @@ name!(
     /// The name of a lifecycle hook, 1 to 255 characters (AWS, `LifecycleHookName`).
     HookName, MAX_HOOK_NAME, hook
 );
-name!(
-    /// The token of one lifecycle action, a UUID (AWS, `LifecycleActionToken`).
-    HookToken, MAX_HOOK_TOKEN, plain
-);
+/// The token of one lifecycle action, a UUID (AWS, `LifecycleActionToken`). Whoever has it may complete the
+/// action, so it does not show itself.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HookToken(Arc<str>);
+
+impl HookToken {
+    /// The token, for AWS and the store.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for HookToken {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        check(text, MAX_HOOK_TOKEN, plain).map(Self)
+    }
+}
+
+impl fmt::Debug for HookToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HookToken")
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pikepole_directory::alerts::Alerts;
 use pikepole_directory::assemble::serve_engine;
 use pikepole_directory::clock::Clock;
-use pikepole_directory::config::{FleetConfig, ServerConfig, SourceConfig};
+use pikepole_directory::config::{DrainConfig, FleetConfig, ProbeConfig, ServerConfig, SourceConfig};
 use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
 use pikepole_directory::http::App;
 use pikepole_directory::shutdown;
@@ -54,6 +54,9 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         policy: GuardPolicy::default(),
         reconcile: Duration::from_secs(10),
         stale_after: Duration::from_secs(60),
+        probe: ProbeConfig { enabled: false, ..ProbeConfig::default() },
+        drain: DrainConfig::default(),
+        complete_hooks: true,
         clock: clock.clone(),
         alerts: Alerts::new(None, shutdown.clone()),
     })

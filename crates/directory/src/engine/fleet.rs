@@ -13,6 +13,7 @@ use pikepole_fleet::{FleetState, Revision, Roster, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::agents::Agents;
 use crate::config::FleetConfig;
 use crate::source::SourceError;
 use crate::store::Version;
@@ -150,6 +151,9 @@ pub struct Fleet {
     health: Mutex<SourceHealth>,
     /// Whether a refresh that nobody waits for is under way.
     refreshing: AtomicBool,
+    agents: Agents,
+    /// Whether any collector of it ever answered a probe of ours.
+    answers_us: AtomicBool,
 }
 
 impl Fleet {
@@ -170,6 +174,8 @@ impl Fleet {
             freshness: RwLock::new(None),
             health: Mutex::new(SourceHealth::default()),
             refreshing: AtomicBool::new(false),
+            agents: Agents::default(),
+            answers_us: AtomicBool::new(false),
             config,
         }
     }
@@ -212,6 +218,19 @@ impl Fleet {
     /// How its source is doing.
     pub fn health(&self) -> SourceHealth {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The agents that follow it.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
+    pub(super) fn answers_us(&self) -> bool {
+        self.answers_us.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_answers_us(&self, answers: bool) {
+        self.answers_us.store(answers, Ordering::Relaxed);
     }
 
     /// Sends every watcher elsewhere.

@@ -124,6 +124,11 @@ impl Reconciler {
         self.demands.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
+    /// The source itself, for what is not a describe.
+    pub(super) fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
     /// Calls the source made, by the API's own names.
     pub(super) fn api_calls(&self) -> Vec<(&'static str, u64)> {
         self.source.api_calls()
@@ -147,7 +152,7 @@ impl Reconciler {
         *self.demands.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    async fn reconcile(&self, engine: &Engine, mut shutdown: Shutdown) {
+    async fn reconcile(&self, engine: &Arc<Engine>, mut shutdown: Shutdown) {
         let mut pace = Pace::new(self.interval, self.gap, Instant::now(), fastrand::u64(..));
         loop {
             let wake = tokio::select! {
@@ -203,7 +208,12 @@ impl Reconciler {
     }
 
     /// Describes the chosen fleets, applies the answers, tells those who waited.
-    async fn sweep(&self, engine: &Engine, chosen: Vec<usize>, demands: &BTreeMap<usize, Waiters>) -> Sweep {
+    async fn sweep(
+        &self,
+        engine: &Arc<Engine>,
+        chosen: Vec<usize>,
+        demands: &BTreeMap<usize, Waiters>,
+    ) -> Sweep {
         let targets: Vec<Target> = chosen.iter().map(|&i| target(&self.fleets[i])).collect();
         self.describes.fetch_add(1, Ordering::Relaxed);
         let limit = ANSWER_LIMIT * u32::try_from(targets.len().div_ceil(ONE_CALL)).unwrap_or(u32::MAX);
@@ -238,8 +248,8 @@ impl Reconciler {
 
     async fn take_in(
         &self,
-        engine: &Engine,
-        fleet: &Fleet,
+        engine: &Arc<Engine>,
+        fleet: &Arc<Fleet>,
         answer: Result<Answer, SourceError>,
     ) -> (Sweep, Met) {
         let now = engine.clock.now();
@@ -280,6 +290,8 @@ impl Reconciler {
         let proof =
             if suspects.is_empty() { Proof::default() } else { self.prove_gone(fleet, &suspects).await };
         let outcome = engine.apply(fleet, Input::Described { describe, proof }).await;
+        engine.take_strays(fleet).await;
+        engine.hooks.look();
         match outcome.verdict {
             Verdict::Held(doubt) => {
                 let soon = match doubt {

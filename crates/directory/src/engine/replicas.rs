@@ -66,16 +66,29 @@ impl Role {
 
 /// This replica among the others.
 pub(super) struct Replicas {
-    redis: Arc<RedisStore>,
+    pub(super) redis: Arc<RedisStore>,
     mirror: bool,
     times: ReplicaTimes,
     role: watch::Sender<Role>,
     waiting: Mutex<HashMap<String, oneshot::Sender<bool>>>,
+    pub(super) others: Mutex<super::others::Others>,
 }
 
 impl Replicas {
     pub(super) fn new(redis: Arc<RedisStore>, mirror: bool, times: ReplicaTimes) -> Self {
-        Self { redis, mirror, times, role: watch::Sender::new(Role::Unknown), waiting: Mutex::default() }
+        Self {
+            redis,
+            mirror,
+            times,
+            role: watch::Sender::new(Role::Unknown),
+            waiting: Mutex::default(),
+            others: Mutex::default(),
+        }
+    }
+
+    /// Whether this replica holds the lease, and will after a call that takes so long.
+    pub(super) fn leads_for(&self, call: Duration) -> bool {
+        matches!(*self.role.borrow(), Role::Leader { until } if Instant::now() + call < until)
     }
 
     /// Whether this replica asks the sources now.
@@ -162,6 +175,9 @@ async fn keep_the_lease(engine: Arc<Engine>, mut shutdown: Shutdown) {
         };
         let before = this.role.send_replace(role);
         engine.stores.shared_is(attempt.as_ref().map(|_| ()));
+        if attempt.is_ok() {
+            engine.say_alive(this.times.renew).await;
+        }
         if std::mem::discriminant(&before) != std::mem::discriminant(&role) {
             tracing::info!(role = name(role), "replica has a new role");
             if !matches!(role, Role::Alone) {
@@ -217,7 +233,10 @@ async fn hear_notices(engine: Arc<Engine>, mut shutdown: Shutdown) {
                         _ = sender.send(ok);
                     }
                 }
-                Some((_, Notice::Reconnected)) => engine.sync_all().await,
+                Some((_, Notice::Reconnected)) => {
+                    engine.sync_all().await;
+                    engine.retell_agents();
+                }
                 None => return,
             }
         }

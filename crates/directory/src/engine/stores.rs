@@ -123,6 +123,11 @@ impl Stores {
         outcome
     }
 
+    /// Whether what is held outlives this process: in the shared store, if there is one, or on the disk.
+    pub(super) fn has_kept(&self, held: &Held) -> bool {
+        if self.shared.is_some() { !held.diverged } else { self.is_on_disk(held) }
+    }
+
     /// Writes `next` to the shared store and makes it the state. Without one, it just becomes the state.
     async fn share(&self, held: &mut Held, next: FleetState, counters: &Counters) -> Shared {
         let Some(shared) = &self.shared else {

@@ -51,9 +51,9 @@ pub async fn run(
             () = &mut closed => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let (permit, stream, _peer) = accepted;
+        let (permit, stream, peer) = accepted;
         let place = Place::take(&app, permit, alive.clone());
-        let desk = Desk { app: Arc::clone(&app), shutdown: shutdown.clone() };
+        let desk = Desk { app: Arc::clone(&app), shutdown: shutdown.clone(), peer: peer.ip() };
         match &certificates {
             None => drop(tokio::spawn(serve(stream, desk, place))),
             Some(current) => {

@@ -11,6 +11,7 @@ use pikepole_api::v1;
 use pikepole_api::v1::ErrorCode;
 
 use super::App;
+use super::agents;
 use super::query::{duration, repeated, strict};
 use super::reply::{ApiError, Reply, json};
 use crate::config::SourceConfig;
@@ -21,7 +22,7 @@ use crate::source::SourceError;
 const MAX_REFRESH_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn all(app: &App) -> Reply {
-    let without_changes = |fleet: &Arc<Fleet>| v1::Fleet { changes: None, ..wire(app, fleet) };
+    let without_changes = |fleet: &Arc<Fleet>| v1::Fleet { changes: None, lives: None, ..wire(app, fleet) };
     let fleets = app.engine.fleets().iter().map(without_changes).collect();
     json(&v1::Fleets { fleets })
 }
@@ -53,8 +54,15 @@ fn wire(app: &App, fleet: &Fleet) -> v1::Fleet {
         },
         alerts: app.engine.alerts().open_about(&[config.name.as_str(), label]),
         watchers: fleet.watchers() as u64,
+        convergence: convergence(fleet),
+        lives: Some(agents::lives(fleet)),
         changes: Some(state.changes.iter().rev().map(Into::into).collect()),
     }
+}
+
+fn convergence(fleet: &Fleet) -> v1::Convergence {
+    let (live, applied) = fleet.agents().count(fleet.published().map(|p| p.revision()));
+    v1::Convergence { live, applied }
 }
 
 fn source(app: &App, fleet: &Fleet) -> v1::Source {

@@ -94,7 +94,7 @@ impl Collector for Scrape {
 fn fleets(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let now = engine.clock().now();
     type Read = fn(&Engine, &Fleet, pikepole_fleet::Timestamp) -> Option<i64>;
-    let gauges: [(&str, &str, Read); 8] = [
+    let gauges: [(&str, &str, Read); 12] = [
         ("fleet_revision", "Revision of the published roster", |_, f, _| {
             f.published().map(|p| i64::try_from(p.revision().get()).unwrap_or(i64::MAX))
         }),
@@ -116,6 +116,19 @@ fn fleets(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         }),
         ("fleet_watchers", "Long polls and event streams open on this fleet", |_, f, _| {
             Some(i64::try_from(f.watchers()).unwrap_or(i64::MAX))
+        }),
+        ("fleet_agents_live", "Agents whose poll is open or ended a moment ago", |_, f, _| {
+            Some(i64::try_from(agents(f).0).unwrap_or(i64::MAX))
+        }),
+        ("fleet_agents_applied", "Live agents that use the published revision", |_, f, _| {
+            Some(i64::try_from(agents(f).1).unwrap_or(i64::MAX))
+        }),
+        ("fleet_drains", "Dying collectors that agents have not all left", |_, f, _| {
+            let state = f.state();
+            Some(state.lives.iter().filter(|(_, l)| l.is_leaving() && l.moved_off.is_none()).count() as i64)
+        }),
+        ("fleet_newcomers", "New collectors whose port has not answered", |_, f, _| {
+            Some(f.state().lives.iter().filter(|(_, life)| life.wants_probe()).count() as i64)
         }),
     ];
     for (name, help, read) in gauges {
@@ -145,6 +158,11 @@ fn fleets(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     Ok(())
 }
 
+/// Agents that are live, and those of them that use the published revision.
+fn agents(fleet: &Fleet) -> (u64, u64) {
+    fleet.agents().count(fleet.published().map(|p| p.revision()))
+}
+
 fn engine(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let counters = engine.counters();
     for (name, help, value) in [
@@ -154,6 +172,14 @@ fn engine(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         ("store_failures", "Reads and writes of a store that failed", &counters.store_failures),
     ] {
         counter(encoder, name, help, value)?;
+    }
+    let lag = &counters.lag;
+    for (at, histogram) in
+        [("received", &lag.received), ("published", &lag.published), ("converged", &lag.converged)]
+    {
+        let name = format!("event_{at}_lag_seconds");
+        let help = format!("From the time an event carries to the moment it was {at}");
+        histogram.encode(encoder.encode_descriptor(&name, &help, None, MetricType::Histogram)?)?;
     }
     counter(encoder, "alerts_undelivered", "Alerts that no webhook took", engine.alerts().undelivered())?;
     let mut family =

@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use pikepole_fleet::Revision;
+
+use super::agents::Caller;
 use super::reply::ApiError;
+use crate::store::AgentKey;
 
 /// Longest `wait` of a long poll.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(300);
@@ -85,9 +89,8 @@ pub(super) struct Poll {
     pub(super) wait: Duration,
 }
 
-/// The parameters of `…/roster`. `agent`, `start` and `applied` name the caller for convergence; they
-/// are checked here so that a wrong one is refused from the first day.
-pub(super) fn poll(query: Option<&str>) -> Result<Poll, ApiError> {
+/// The parameters of `…/roster`: what is asked for, and by whom, if the caller is an agent.
+pub(super) fn poll(query: Option<&str>) -> Result<(Poll, Option<Caller>), ApiError> {
     let [after, wait, agent, start, applied] = strict(query, ["after", "wait", "agent", "start", "applied"])?;
     let number = |name: &str, text: Option<Cow<'_, str>>| {
         text.map(|t| {
@@ -96,16 +99,20 @@ pub(super) fn poll(query: Option<&str>) -> Result<Poll, ApiError> {
         })
         .transpose()
     };
-    if agent.is_some_and(|id| id.is_empty() || id.len() > MAX_AGENT_ID || id.chars().any(char::is_control)) {
+    let is_id = |id: &str| !id.is_empty() && id.len() <= MAX_AGENT_ID && !id.chars().any(char::is_control);
+    if agent.as_deref().is_some_and(|id| !is_id(id)) {
         return Err(ApiError::bad_request(format!("agent must be 1 to {MAX_AGENT_ID} printable bytes")));
     }
-    if start.is_some_and(|uuid| !is_uuid(&uuid)) {
+    if start.as_deref().is_some_and(|uuid| !is_uuid(uuid)) {
         return Err(ApiError::bad_request("start must be a UUID".into()));
     }
-    number("applied", applied)?;
+    let applied = number("applied", applied)?.map(Revision::new);
+    let start = start.as_deref().unwrap_or_default();
+    let key = agent.map(|id| AgentKey { id: id.as_ref().into(), start: start.into() });
+    let caller = key.map(|key| Caller { key, applied });
     let after = number("after", after)?;
     let wait = wait.map_or(Ok(Duration::ZERO), |text| duration("wait", &text, MAX_WAIT))?;
-    Ok(Poll { after, wait })
+    Ok((Poll { after, wait }, caller))
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -144,7 +151,12 @@ mod tests {
             assert!(poll(Some(query)).is_err(), "{query}");
         }
         let whole = "after=7&wait=55s&agent=h1&start=0b0c1f52-8f0e-4a37-9f4b-a4b1c7a60f10&applied=7";
-        assert_eq!(poll(Some(whole)).unwrap(), Poll { after: Some(7), wait: Duration::from_secs(55) });
-        assert_eq!(poll(None).unwrap(), Poll { after: None, wait: Duration::ZERO });
+        let (asked, caller) = poll(Some(whole)).unwrap();
+        assert_eq!(asked, Poll { after: Some(7), wait: Duration::from_secs(55) });
+        assert_eq!(
+            caller.map(|c| (c.key.id.to_string(), c.applied)),
+            Some(("h1".into(), Some(Revision::new(7))))
+        );
+        assert_eq!(poll(None).unwrap(), (Poll { after: None, wait: Duration::ZERO }, None));
     }
 }

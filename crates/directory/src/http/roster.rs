@@ -8,6 +8,7 @@ use pikepole_api::headers;
 use pikepole_api::v1::ErrorCode;
 
 use super::App;
+use super::agents::Presence;
 use super::body::Body;
 use super::query::Poll;
 use super::reply::{ApiError, JSON, ROOM, Reply, whole};
@@ -87,7 +88,12 @@ fn lists(tags: &HeaderValue, etag: &HeaderValue) -> bool {
 }
 
 /// Waits until the roster is another one than the caller's.
-pub(super) async fn later(app: Arc<App>, fleet: Arc<Fleet>, poll: Poll) -> Reply {
+pub(super) async fn later(
+    app: Arc<App>,
+    fleet: Arc<Fleet>,
+    poll: Poll,
+    _presence: Option<Presence>,
+) -> Reply {
     let mut roster = fleet.watch();
     let has_it = |p: &Arc<Published>| Some(p.revision().get()) == poll.after;
     let is_news = |shown: &Shown| shown.stopping || shown.published.as_ref().is_some_and(|p| !has_it(p));

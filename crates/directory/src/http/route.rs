@@ -11,6 +11,7 @@ pub(super) enum Route<'a> {
     Fleet(&'a str),
     Roster(&'a str),
     Refresh(&'a str),
+    Agents,
     Watch,
     PrometheusSd,
     Metrics,
@@ -43,7 +44,7 @@ pub(super) enum Scope {
 
 impl<'a> Route<'a> {
     /// Every label that metrics use, so that a route costs no allocation to count.
-    pub(super) const LABELS: [&'static str; 17] = [
+    pub(super) const LABELS: [&'static str; 18] = [
         "/logstash-ip",
         "/update-ip-list",
         "/v1/fleets",
@@ -51,6 +52,7 @@ impl<'a> Route<'a> {
         "/v1/fleets/{fleet}/roster",
         "/v1/fleets/{fleet}/refresh",
         "/v1/watch",
+        "/v1/agents",
         "/prometheus/sd",
         "/metrics",
         "/healthz",
@@ -80,6 +82,7 @@ impl<'a> Route<'a> {
             "/update-ip-list" => Self::SeedUpdate,
             "/v1/fleets" => Self::Fleets,
             "/v1/watch" => Self::Watch,
+            "/v1/agents" => Self::Agents,
             "/prometheus/sd" => Self::PrometheusSd,
             "/metrics" => Self::Metrics,
             "/healthz" => Self::Healthz,
@@ -103,15 +106,16 @@ impl<'a> Route<'a> {
             Self::Roster(_) => 4,
             Self::Refresh(_) => 5,
             Self::Watch => 6,
-            Self::PrometheusSd => 7,
-            Self::Metrics => 8,
-            Self::Healthz => 9,
-            Self::Readyz => 10,
-            Self::OpenApi => 11,
-            Self::Page => 12,
-            Self::Script => 13,
-            Self::Style => 14,
-            Self::Icon => 15,
+            Self::Agents => 7,
+            Self::PrometheusSd => 8,
+            Self::Metrics => 9,
+            Self::Healthz => 10,
+            Self::Readyz => 11,
+            Self::OpenApi => 12,
+            Self::Page => 13,
+            Self::Script => 14,
+            Self::Style => 15,
+            Self::Icon => 16,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/lock                             flock'ed while the store is open; holds the owner's process id
+//! DIR/agents/NAME.rec                  the agents that followed it (`file/agents.rs`)
 //! DIR/fleets/NAME.rec                  the record (`file/frame.rs`); a leading `.` of NAME is `%2E`
 //! DIR/fleets/NAME.rec.tmp              a record being written; removed at open
 //! DIR/fleets/NAME.rec.quarantined-N    what was no record, at most ten a fleet, the newest kept
@@ -15,6 +16,7 @@
 //! Invariant: at every moment `NAME.rec` is absent or one whole record, and a write that fails leaves
 //! the old one.
 
+mod agents;
 mod folder;
 mod frame;
 #[cfg(test)]
@@ -32,13 +34,14 @@ use pikepole_fleet::{FleetName, FleetState};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{SaveError, Store, StoreError, Stored, Version, record};
+use super::{KnownAgent, SaveError, Store, StoreError, Stored, Version, record};
 use folder::{Content, Folder};
 
 /// Records in a folder that belongs to this process alone.
 #[derive(Debug)]
 pub struct FileStore {
     folder: Arc<Folder>,
+    agents: Arc<Folder>,
     /// One lock a fleet: two tasks of this process must not write one file at once. There is an entry
     /// for each fleet of the configuration.
     turns: Mutex<HashMap<FleetName, Arc<tokio::sync::Mutex<()>>>>,
@@ -50,15 +53,18 @@ impl FileStore {
     /// Opens the folder, and makes it (mode 0700) if there is none. Fails if another process has it open.
     pub async fn open(dir: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let dir = dir.into();
-        let (folder, lock) = blocking(move || {
+        let (folder, agents, lock) = blocking(move || {
             make_private(&dir).map_err(|e| unavailable(&dir, "cannot make the folder", &e))?;
             let lock = take_lock(&dir)?;
-            let folder = Folder::open(dir.join("fleets"))
-                .map_err(|e| unavailable(&dir.join("fleets"), "cannot open the folder", &e))?;
-            Ok::<_, StoreError>((folder, lock))
+            let open = |name| {
+                Folder::open(dir.join(name))
+                    .map(Arc::new)
+                    .map_err(|e| unavailable(&dir.join(name), "cannot open the folder", &e))
+            };
+            Ok::<_, StoreError>((open("fleets")?, open("agents")?, lock))
         })
         .await??;
-        Ok(Self { folder: Arc::new(folder), turns: Mutex::default(), _lock: lock })
+        Ok(Self { folder, agents, turns: Mutex::default(), _lock: lock })
     }
 
     /// Waits for this fleet's turn. The guard goes along into the blocking work, which outlives a caller
@@ -93,6 +99,21 @@ impl Store for FileStore {
         blocking(move || {
             let _turn = turn;
             save(&folder, &fleet, &body, expected)
+        })
+        .await?
+    }
+
+    async fn load_agents(&self, fleet: &FleetName) -> Result<Vec<KnownAgent>, StoreError> {
+        let (folder, fleet) = (Arc::clone(&self.agents), fleet.clone());
+        blocking(move || agents::load(&folder, &fleet)).await?
+    }
+
+    async fn save_agents(&self, fleet: &FleetName, agents: &[KnownAgent]) -> Result<(), StoreError> {
+        let turn = self.turn(fleet).await;
+        let (folder, fleet, agents) = (Arc::clone(&self.agents), fleet.clone(), agents.to_vec());
+        blocking(move || {
+            let _turn = turn;
+            agents::save(&folder, &fleet, &agents)
         })
         .await?
     }

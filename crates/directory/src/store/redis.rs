@@ -4,6 +4,8 @@
 //! PREFIX:1:fleet:NAME               hash: v = the version, decimal; body = the record
 //! PREFIX:1:fleet:NAME:quarantined   what stood there and was no record; the last one
 //! PREFIX:1:lease:NAME               string with a time to live: the holder's token
+//! PREFIX:1:agents:NAME              hash: the agents of a fleet, by replica, id and start
+//! PREFIX:1:replica:ID               string with a time to live: this replica is there
 //! PREFIX:1:notices                  channel: what replicas tell each other (`redis/notice.rs`)
 //! GROUP                             string: the seed's list of a group, see `mirror`
 //! ```
@@ -13,6 +15,7 @@
 //! Invariant: nothing here waits for Redis longer than its limits, nor fails for ever because of it. An
 //! operation that failed may still have been done: who saves again gets a conflict and reads what stands.
 
+mod agents;
 mod lease;
 mod link;
 mod listener;
@@ -30,6 +33,7 @@ use async_trait::async_trait;
 use pikepole_fleet::{FleetName, FleetState, GroupName};
 
 use super::{SaveError, Store, StoreError, Stored, Version, record};
+pub use agents::SharedAgent;
 pub use lease::LeaseState;
 use link::Link;
 use listener::Listener;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pikepole_directory::alerts::Alerts;
 use pikepole_directory::clock::Clock;
-use pikepole_directory::config::{FleetConfig, SourceConfig};
+use pikepole_directory::config::{DrainConfig, FleetConfig, ProbeConfig, SourceConfig};
 use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
 use pikepole_directory::shutdown::{self, Shutdown, Trigger};
 use pikepole_directory::source::sim::{SimCloud, SimSource};
@@ -138,6 +138,9 @@ impl Rig {
             policy: GuardPolicy::default(),
             reconcile: RECONCILE,
             stale_after: STALE,
+            probe: ProbeConfig { enabled: false, ..ProbeConfig::default() },
+            drain: DrainConfig::default(),
+            complete_hooks: true,
             clock: wall.clock(),
             alerts: Alerts::to_queue(sender),
         };

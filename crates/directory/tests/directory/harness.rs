@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use pikepole_directory::alerts::Alerts;
 use pikepole_directory::clock::Clock;
-use pikepole_directory::config::{FleetConfig, Secret, ServerConfig, SourceConfig, TlsConfig, Tokens};
+use pikepole_directory::config::{
+    DrainConfig, FleetConfig, ProbeConfig, Secret, ServerConfig, SourceConfig, TlsConfig, Tokens,
+};
 use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
 use pikepole_directory::http::{App, Limits, run};
 use pikepole_directory::shutdown::{self, Trigger};
@@ -142,6 +144,9 @@ impl Plan {
             policy: self.policy,
             reconcile: Duration::from_secs(3_600),
             stale_after: Duration::from_secs(180),
+            probe: ProbeConfig { enabled: false, ..ProbeConfig::default() },
+            drain: DrainConfig::default(),
+            complete_hooks: true,
             clock,
             alerts: Alerts::new(None, shutdown.clone()),
         })

@@ -32,7 +32,7 @@ fn parse(text: &str, counters_end: &str) -> BTreeMap<String, Family> {
         }
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").map(|l| l.split_once(' ').unwrap()) {
             assert_eq!(name, current, "a family in one piece");
-            assert!(["gauge", "counter"].contains(&kind), "{line}");
+            assert!(["gauge", "counter", "histogram"].contains(&kind), "{line}");
             families.get_mut(name).unwrap().kind = kind.into();
             continue;
         }
@@ -40,8 +40,12 @@ fn parse(text: &str, counters_end: &str) -> BTreeMap<String, Family> {
         let (series, value) = line.rsplit_once(' ').unwrap();
         let name = series.split('{').next().unwrap();
         let family = families.get_mut(&current).unwrap();
-        let end = if family.kind == "counter" { counters_end } else { "" };
-        assert_eq!(name, format!("{current}{end}"), "{line}");
+        let ends: &[&str] = match family.kind.as_str() {
+            "counter" => &[counters_end],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        assert!(ends.iter().any(|end| name == format!("{current}{end}")), "{line}");
         assert!(name.starts_with("pikepole_"), "{name}");
         check_labels(series.strip_prefix(name).unwrap());
         assert!(seen.insert(series.to_string()), "{series} stands twice");

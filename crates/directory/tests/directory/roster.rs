@@ -108,9 +108,11 @@ async fn a_fleets_state_tells_of_roster_source_guard_and_changes() {
     rig.describe("f1", &["10.0.0.1:5044", "10.0.0.2:5044", "10.0.0.3:5044"]).await;
     rig.describe("f1", &[]).await;
     let one = rig.get("/v1/fleets/f1").await.json();
-    // The list is for tables and for looking every second; only the one fleet tells its changes.
+    // The list is for tables and for looking every second; only the one fleet tells its whole story.
     let mut short = one.clone();
-    short.as_object_mut().unwrap().remove("changes").unwrap();
+    for long in ["changes", "lives"] {
+        short.as_object_mut().unwrap().remove(long).unwrap();
+    }
     assert_eq!(rig.get("/v1/fleets").await.json(), json!({ "fleets": [short] }));
     assert_eq!(one["roster"], rig.get(ROSTER).await.json());
     assert_eq!(one["source"]["kind"], "sim");

@@ -8,13 +8,13 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pikepole_fleet::FleetState;
+use pikepole_fleet::{FleetName, FleetState};
 use tokio::time::Instant;
 
 use super::super::Counters;
 use super::super::fleet::Held;
 use super::{Stores, set};
-use crate::store::{SaveError, Store, StoreError, Version};
+use crate::store::{KnownAgent, SaveError, Store, StoreError, Version};
 
 /// A roster that was only confirmed again is written to disk this often. After a restart its age may be
 /// overstated by as much; never understated.
@@ -97,6 +97,42 @@ impl Stores {
             saved = disk.save(&held.state, held.local).await;
         }
         saved
+    }
+
+    /// Whether what is held is on the disk.
+    pub(super) fn is_on_disk(&self, held: &Held) -> bool {
+        self.disk.is_some() && held.on_disk.as_ref().is_some_and(|disk| !is_worth_writing(disk, &held.state))
+    }
+
+    /// Replaces the agents of a fleet on the disk. Whether that worked; if there is no disk there is
+    /// nothing to try again.
+    pub(in crate::engine) async fn keep_agents(&self, fleet: FleetName, agents: &[KnownAgent]) -> bool {
+        let Some(disk) = &self.disk else { return true };
+        if self.disk_rests() {
+            return false;
+        }
+        match tokio::time::timeout(DISK_LIMIT, disk.save_agents(&fleet, agents)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(%fleet, %error, "agents not written to disk");
+                self.rest_disk();
+                false
+            }
+            Err(_) => {
+                self.rest_disk();
+                false
+            }
+        }
+    }
+
+    /// The agents that were there when the process ended.
+    pub(in crate::engine) async fn load_agents(&self, fleet: &FleetName) -> Vec<KnownAgent> {
+        let Some(disk) = &self.disk else { return Vec::new() };
+        in_time(disk.load_agents(fleet)).await.unwrap_or_else(|error| {
+            self.note_damage(&error, true);
+            tracing::error!(%fleet, %error, "stored agents not used");
+            Vec::new()
+        })
     }
 
     fn disk_rests(&self) -> bool {

@@ -58,7 +58,7 @@ pub(super) fn lives_form(lives: &Lives) -> BTreeMap<String, LifeForm> {
 fn life_form(life: &Life) -> LifeForm {
     let waiting = |w: &Waiting| WaitingForm {
         hook: w.hook.name.to_string(),
-        token: w.hook.token.as_ref().map(ToString::to_string),
+        token: w.hook.token.as_ref().map(|token| token.expose().to_owned()),
         transition: w.hook.transition.into(),
         since: w.since.as_millis(),
         until: w.until.as_millis(),
