@@ -171,7 +171,7 @@ impl At<'_> {
     }
 
     /// Into the text of a field.
-    fn into_text(&self, field: &'static str) -> At<'_> {
+    fn text_of(&self, field: &'static str) -> At<'_> {
         At { parent: Some(self), step: Step::Field(field), depth: self.depth + 1 }
     }
 }
@@ -317,7 +317,7 @@ impl Decoder {
             return self.reject(at, Problem::new(RejectReason::TooDeep, detail), text);
         }
         match wire::text(field, raw) {
-            Ok(inner) => self.body(&inner, &at.into_text(field)),
+            Ok(inner) => self.body(&inner, &at.text_of(field)),
             Err(problem) => self.reject(at, problem, text),
         }
     }
