@@ -20,7 +20,10 @@ fn compact(found: &Decoded) -> String {
     let mut out = String::new();
     for event in &found.events {
         let at = event.at.map(pikepole_api::time::format);
-        let hook = event.hook.as_ref().map(|h| format!("{}/{}", h.name, or_dash(h.token.as_ref())));
+        let hook = event
+            .hook
+            .as_ref()
+            .map(|h| format!("{}/{}", h.name, h.token.as_ref().map_or("-", |t| t.expose())));
         let (group, region) = (or_dash(event.group.as_ref()), or_dash(event.region.as_ref()));
         let (at, hook) = (or_dash(at.as_ref()), or_dash(hook.as_ref()));
         let Event { kind, instance, warm_pool, .. } = event;
@@ -138,7 +141,7 @@ fn a_bad_token_costs_the_token_and_a_bad_hook_name_the_hook() {
         );
         let found = decode(body.as_bytes());
         assert!(found.rejected.is_empty(), "{found:?}");
-        found.events[0].hook.clone().map(|h| (h.name.to_string(), h.token.map(|t| t.to_string())))
+        found.events[0].hook.clone().map(|h| (h.name.to_string(), h.token.map(|t| t.expose().to_owned())))
     };
     let drain = |token: Option<&str>| Some(("drain".to_owned(), token.map(str::to_owned)));
     assert_eq!(with(r#""drain""#, r#""465e0162""#), drain(Some("465e0162")));

@@ -106,7 +106,7 @@ fn message(event: &Event) -> Map<String, Value> {
     if let Some(hook) = &event.hook {
         message.insert("LifecycleHookName".into(), json!(hook.name.as_str()));
         if let Some(token) = &hook.token {
-            message.insert("LifecycleActionToken".into(), json!(token.as_str()));
+            message.insert("LifecycleActionToken".into(), json!(token.expose()));
         }
     }
     let (origin, destination) = match event.warm_pool {
