@@ -74,6 +74,28 @@ pub struct Freshness {
     pub stale: bool,
 }
 
+/// What a poll asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Poll<'a> {
+    /// The revision the caller has; `None`: answer at once.
+    pub after: Option<u64>,
+    /// How long to wait for another one.
+    pub wait: Duration,
+    /// Who asks, if it is an agent whose progress counts.
+    pub agent: Option<AgentPoll<'a>>,
+}
+
+/// An agent that polls.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentPoll<'a> {
+    /// Its stable id.
+    pub id: &'a str,
+    /// The UUID of its start, so that cloned hosts are told apart.
+    pub start: &'a str,
+    /// The revision it really uses.
+    pub applied: Option<u64>,
+}
+
 /// The answer to a poll.
 #[derive(Debug, Clone)]
 pub enum Polled {
@@ -134,17 +156,34 @@ impl Client {
         self.json(Method::GET, &format!("/v1/fleets/{}", segment(name)), Duration::ZERO).await
     }
 
-    /// The roster of a fleet; with `after`, waits up to `wait` for another revision.
-    pub async fn roster(
-        &self,
-        name: &str,
-        after: Option<u64>,
-        wait: Duration,
-    ) -> Result<Polled, ClientError> {
-        let mut path = format!("/v1/fleets/{}/roster", segment(name));
-        if let Some(after) = after {
-            path.push_str(&format!("?after={after}&wait={}ms", wait.as_millis()));
+    /// The agents of a fleet, and its dying collectors.
+    pub async fn agents(&self, fleet: &str) -> Result<v1::Agents, ClientError> {
+        self.json(Method::GET, &format!("/v1/agents?fleet={}", segment(fleet)), Duration::ZERO).await
+    }
+
+    /// The roster of a fleet as it is now.
+    pub async fn roster(&self, name: &str) -> Result<Polled, ClientError> {
+        self.poll(name, Poll::default()).await
+    }
+
+    /// The roster of a fleet, as soon as it is another one than the caller's.
+    pub async fn poll(&self, name: &str, poll: Poll<'_>) -> Result<Polled, ClientError> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let mut wait = Duration::ZERO;
+        if let Some(after) = poll.after {
+            wait = poll.wait;
+            query.append_pair("after", &after.to_string());
+            query.append_pair("wait", &format!("{}ms", wait.as_millis()));
         }
+        if let Some(agent) = poll.agent {
+            query.append_pair("agent", agent.id).append_pair("start", agent.start);
+            if let Some(applied) = agent.applied {
+                query.append_pair("applied", &applied.to_string());
+            }
+        }
+        let query = query.finish();
+        let mark = if query.is_empty() { "" } else { "?" };
+        let path = format!("/v1/fleets/{}/roster{mark}{query}", segment(name));
         let (status, head, body) = self.call(Method::GET, &path, wait).await?;
         let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
         let freshness = Freshness {

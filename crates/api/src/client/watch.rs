@@ -9,7 +9,7 @@ use std::time::Duration;
 use pikepole_fleet::Timestamp;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Client, ClientError, Freshness, Polled};
+use super::{Client, ClientError, Freshness, Poll, Polled};
 use crate::v1;
 
 /// The first wait after a failure is up to this.
@@ -65,7 +65,8 @@ impl Watch {
             }
             let began = Instant::now();
             let after = self.held.map(|(revision, _)| revision);
-            let polled = self.client.roster(&self.fleet, after, self.wait).await;
+            let poll = Poll { after, wait: self.wait, agent: None };
+            let polled = self.client.poll(&self.fleet, poll).await;
             let gap = State::Waiting { until: began + LEAST_GAP, failures: 0 };
             match polled {
                 Ok(Polled::Roster(roster, freshness)) => {

@@ -17,7 +17,7 @@ const WAIT: Duration = Duration::from_secs(55);
 pub(crate) async fn run(args: RosterArgs) -> Result<(), Failure> {
     let client = client(&args.reach)?;
     if !args.watch {
-        return match client.roster(&args.fleet, None, Duration::ZERO).await.map_err(hint)? {
+        return match client.roster(&args.fleet).await.map_err(hint)? {
             Polled::Roster(roster, freshness) => show(&args, &roster, freshness),
             Polled::Unchanged(_) => Err(anyhow::anyhow!("the directory sent no roster").into()),
         };
