@@ -14,6 +14,8 @@ mod fault;
 mod hooks;
 mod model;
 mod query;
+mod sqs;
+mod wire;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -24,20 +26,19 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 pub use fault::{Action, Fault, When};
 pub use hooks::{HookKind, HookOutcome, HookRecord};
 pub use model::Launch;
+pub use sqs::{FakeSqs, SqsAction, SqsCall, SqsFault};
 
 use fault::Verdict;
 use hooks::HookSpec;
 use model::Model;
 use query::{Params, Reply};
+use wire::Dropped;
 
 /// The handle of a running fake. The server ends with it.
 #[derive(Debug)]
@@ -53,8 +54,9 @@ impl FakeAws {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port can be bound");
         let address = listener.local_addr().expect("a bound socket has an address");
         let model = Arc::new(Mutex::new(Model::default()));
-        let server = tokio::spawn(serve(listener, Arc::clone(&model)));
-        Self { model, address, server }
+        let served = Arc::clone(&model);
+        let server = wire::serve(listener, move |request| answer(request, Arc::clone(&served)));
+        Self { model, address, server: tokio::spawn(server) }
     }
 
     /// Its address as an AWS endpoint: `http://127.0.0.1:PORT`.
@@ -229,33 +231,6 @@ impl Drop for FakeAws {
 fn lock(model: &Mutex<Model>) -> MutexGuard<'_, Model> {
     model.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-async fn serve(listener: TcpListener, model: Arc<Mutex<Model>>) {
-    // Dropped with this task, and the connections with it.
-    let mut connections = tokio::task::JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(converse(stream, Arc::clone(&model)));
-        while connections.try_join_next().is_some() {}
-    }
-}
-
-async fn converse(stream: TcpStream, model: Arc<Mutex<Model>>) {
-    let service = service_fn(|request| answer(request, Arc::clone(&model)));
-    // A connection that ends badly is the caller's test case, not ours.
-    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
-}
-
-/// The caller finds its connection closed without an answer.
-#[derive(Debug)]
-struct Dropped;
-
-impl std::fmt::Display for Dropped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the fake drops this connection")
-    }
-}
-
-impl std::error::Error for Dropped {}
 
 async fn answer(
     request: Request<Incoming>,
