@@ -8,6 +8,7 @@
 
 mod batch;
 mod health;
+mod metrics;
 mod place;
 mod queue;
 
@@ -19,6 +20,7 @@ use pikepole_fleet::{Region, Timestamp};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::health::{QueueHealth, QueueStatus};
+pub use self::metrics::encode_metrics;
 pub use self::place::QueueUrlError;
 pub use self::queue::QueueError;
 use self::queue::{Queue, Received};

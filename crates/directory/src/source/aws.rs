@@ -14,6 +14,7 @@ mod groups;
 mod hooks;
 mod hosts;
 mod pace;
+pub(crate) mod setup;
 mod skew;
 mod transport;
 mod xml;
@@ -24,13 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::identity::IdentityCache;
-use aws_config::retry::RetryConfig;
-use aws_config::sts::AssumeRoleProvider;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use http::Uri;
 use pikepole_fleet::{
     Describe, GroupName, HookName, Instance, InstanceId, Lifecycle, Proof, Region, Timestamp,
 };
@@ -47,9 +42,6 @@ use self::skew::Skew;
 use self::xml::Host;
 use super::{Answer, HookAnswer, HookCall, Source, SourceError, Target};
 use crate::clock::Clock;
-
-/// The session's name in CloudTrail of the account that owns the role.
-const SESSION: &str = "pikepole";
 
 /// How long a describe waits for addresses that only launching instances need: their port is probed a
 /// little later without them.
@@ -139,8 +131,8 @@ impl AwsSettings {
 impl AwsSource {
     /// Reads the SDK's environment and profiles. Calls nothing yet, and needs no credentials yet.
     pub async fn new(settings: AwsSettings) -> Result<Self, AwsSetupError> {
-        let (config, credentials) = sdk(&settings).await;
-        let endpoint = ec2_endpoint(&settings.region, config.endpoint_url())?;
+        let (config, credentials) = setup::sdk(&settings).await;
+        let endpoint = setup::ec2_endpoint(&settings.region, config.endpoint_url())?;
         let client = aws_sdk_autoscaling::Client::new(&config);
         let calls = Arc::new(AwsCalls::default());
         let skew = Arc::new(Skew::default());
@@ -365,58 +357,6 @@ fn ends_sweep<T>(result: &Result<T, SourceError>) -> Option<SourceError> {
     match result {
         Err(error @ (SourceError::Throttled(_) | SourceError::Denied(_))) => Some(error.clone()),
         _ => None,
-    }
-}
-
-/// The SDK's configuration, with credentials that are fetched once and kept for all that use it.
-pub(crate) async fn sdk(settings: &AwsSettings) -> (SdkConfig, Kept) {
-    let config = load_config(settings).await;
-    let credentials = credentials(settings, &config).await;
-    let kept = SharedCredentialsProvider::new(credentials.clone());
-    (config.into_builder().credentials_provider(kept).build(), credentials)
-}
-
-async fn load_config(settings: &AwsSettings) -> SdkConfig {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(settings.connect_timeout)
-        .operation_attempt_timeout(settings.call_timeout)
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .region(aws_config::Region::new(settings.region.as_str().to_owned()))
-        .http_client(transport::client())
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts)
-        .identity_cache(IdentityCache::no_cache());
-    if let Some(url) = &settings.endpoint_url {
-        loader = loader.endpoint_url(url);
-    }
-    if let Some(credentials) = &settings.credentials {
-        loader = loader.credentials_provider(credentials.clone());
-    }
-    loader.load().await
-}
-
-/// What the chain gives, or the role it may assume.
-async fn credentials(settings: &AwsSettings, config: &SdkConfig) -> Kept {
-    let from = match &settings.assume_role {
-        Some(role) => {
-            let role =
-                AssumeRoleProvider::builder(role).session_name(SESSION).configure(config).build().await;
-            Some(SharedCredentialsProvider::new(role))
-        }
-        None => config.credentials_provider(),
-    };
-    Kept::new(from, settings.clock.clone())
-}
-
-fn ec2_endpoint(region: &Region, given: Option<&str>) -> Result<Uri, AwsSetupError> {
-    let domain = if region.as_str().starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    let url = given.map_or_else(|| format!("https://ec2.{region}.{domain}"), str::to_owned);
-    let wrong = || AwsSetupError::Endpoint(url.clone());
-    let uri: Uri = format!("{}/", url.trim_end_matches('/')).parse().map_err(|_| wrong())?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some() => Ok(uri),
-        _ => Err(wrong()),
     }
 }
 

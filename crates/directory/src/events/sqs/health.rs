@@ -27,6 +27,8 @@ pub struct QueueStatus {
     pub failures: u32,
     /// Receives that were answered.
     pub receives: u64,
+    /// Receives that failed.
+    pub failed: u64,
     /// Messages received; one that comes twice counts twice.
     pub received: u64,
     /// Messages deleted.
@@ -70,6 +72,7 @@ impl QueueHealth {
     pub(super) fn failed(&self, now: Timestamp, error: &QueueError) {
         let mut status = self.lock();
         status.failures = status.failures.saturating_add(1);
+        status.failed += 1;
         status.last_error = Some((now, error.clone()));
         let first = status.failures == 1;
         drop(status);

@@ -23,7 +23,7 @@ use super::{Message, SqsSettings};
 use crate::source::SourceError;
 use crate::source::aws::credentials::Kept as KeptCredentials;
 use crate::source::aws::errors::{self, Api};
-use crate::source::aws::sdk;
+use crate::source::aws::setup::sdk;
 
 /// Messages of one receive and entries of one batch (AWS).
 pub(super) const BATCH: usize = 10;

@@ -144,10 +144,7 @@ fn action_answer<T, E>(
 where
     E: Error + ProvideErrorMetadata + 'static,
 {
-    let error = match result {
-        Ok(_) => return Ok(HookAnswer::Done),
-        Err(error) => error,
-    };
+    let Err(error) = result else { return Ok(HookAnswer::Done) };
     let refusal = error.as_service_error().filter(|e| e.code() == Some("ValidationError"));
     let Some(refusal) = refusal else { return Err(errors::from_sdk(api, &error)) };
     let words = refusal.message().unwrap_or_default();

@@ -414,7 +414,8 @@ async fn proof_tells_gone_from_not_found_and_pages_through_many() {
 
 #[test]
 fn the_endpoint_follows_the_region_unless_it_is_given() {
-    let endpoint = |region: &str, given| ec2_endpoint(&region.parse().unwrap(), given).map(|u| u.to_string());
+    let endpoint =
+        |region: &str, given| setup::ec2_endpoint(&region.parse().unwrap(), given).map(|u| u.to_string());
     assert_eq!(endpoint("ap-south-1", None).unwrap(), "https://ec2.ap-south-1.amazonaws.com/");
     assert_eq!(endpoint("cn-north-1", None).unwrap(), "https://ec2.cn-north-1.amazonaws.com.cn/");
     assert_eq!(endpoint("x", Some("http://127.0.0.1:5555")).unwrap(), "http://127.0.0.1:5555/");

@@ -41,7 +41,7 @@ struct Message {
 pub(super) fn receive_params(params: &Value) -> Result<(usize, Duration), String> {
     let number = |name: &str, default: u64, most: u64| match &params[name] {
         Value::Null => Ok(default),
-        value => value.as_u64().filter(|n| *n <= most).ok_or(format!("{name} is out of range")),
+        value => value.as_u64().filter(|n| *n <= most).ok_or_else(|| format!("{name} is out of range")),
     };
     let most = number("MaxNumberOfMessages", 1, MAX_BATCH)?;
     if most == 0 {
