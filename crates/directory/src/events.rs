@@ -7,6 +7,8 @@
 //! the sender try again: poison does not loop.
 
 pub mod decode;
+#[cfg(feature = "aws")]
+pub mod sqs;
 
 use pikepole_fleet::{GroupName, Hook, InstanceId, Region, Timestamp};
 

@@ -1,7 +1,8 @@
-//! A fake AWS: Auto Scaling and EC2 behind the Query protocol, over real HTTP on a loopback port.
+//! A fake AWS: Auto Scaling and EC2 behind the Query protocol, and beside them SQS behind the JSON
+//! protocol, over real HTTP on loopback ports.
 //!
 //! Not a second moto: it knows the few actions Pikepole calls, and refuses every other one. What it
-//! adds is what moto lacks: every lifecycle state, real paging, throttling in all its forms, faults on
+//! adds is what moto lacks: every lifecycle state, hooks that wait, real paging, throttling in all its forms, faults on
 //! a given page, EC2 that lags behind, and speed.
 //!
 //! Invariant: without faults its answers are those of the real thing, as the conformance suite of the
@@ -10,8 +11,11 @@
 mod autoscaling;
 mod ec2;
 mod fault;
+mod hooks;
 mod model;
 mod query;
+mod sqs;
+mod wire;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -22,18 +26,19 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 pub use fault::{Action, Fault, When};
+pub use hooks::{HookKind, HookOutcome, HookRecord};
 pub use model::Launch;
+pub use sqs::{FakeSqs, SqsAction, SqsCall, SqsFault};
 
 use fault::Verdict;
+use hooks::HookSpec;
 use model::Model;
 use query::{Params, Reply};
+use wire::Dropped;
 
 /// The handle of a running fake. The server ends with it.
 #[derive(Debug)]
@@ -49,8 +54,9 @@ impl FakeAws {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a loopback port can be bound");
         let address = listener.local_addr().expect("a bound socket has an address");
         let model = Arc::new(Mutex::new(Model::default()));
-        let server = tokio::spawn(serve(listener, Arc::clone(&model)));
-        Self { model, address, server }
+        let served = Arc::clone(&model);
+        let server = wire::serve(listener, move |request| answer(request, Arc::clone(&served)));
+        Self { model, address, server: tokio::spawn(server) }
     }
 
     /// Its address as an AWS endpoint: `http://127.0.0.1:PORT`.
@@ -106,6 +112,63 @@ impl FakeAws {
     /// Takes the instance out of its group; EC2 still tells that it terminated.
     pub fn remove(&self, id: &str) {
         self.model().remove(id);
+    }
+
+    /// Gives the group a lifecycle hook whose default result is CONTINUE. It is for instances that start
+    /// to wait from now on.
+    pub fn put_hook(&self, group: &str, name: &str, kind: HookKind, timeout: Duration) {
+        let hook = HookSpec { name: name.to_owned(), kind, timeout, default_result: "CONTINUE" };
+        self.model().group_mut(group).hooks.push(hook);
+    }
+
+    /// Launches an instance that waits for the group's launch hooks: `Pending:Wait`.
+    pub fn launch_waiting(&self, group: &str, how: Launch) -> String {
+        self.model().launch_waiting(group, how)
+    }
+
+    /// Makes the instance wait for its group's terminate hooks: `Terminating:Wait`.
+    pub fn begin_terminate(&self, id: &str) {
+        self.model().begin_terminate(id);
+    }
+
+    /// Ends the time of the actions the instance waits for. It also ends by itself, by tokio's clock.
+    pub fn expire_hooks(&self, id: &str) {
+        self.model().expire(id);
+    }
+
+    /// The token of the first action the instance waits for, if it waits.
+    pub fn hook_token(&self, id: &str) -> Option<String> {
+        let mut model = self.model();
+        model.expire_due();
+        model.hook_token(id)
+    }
+
+    /// The message of that action, as a hook sends it to a queue or a topic.
+    pub fn hook_message(&self, id: &str) -> String {
+        self.model().hook_message(id)
+    }
+
+    /// The message of that action as EventBridge delivers it.
+    pub fn hook_event(&self, id: &str) -> String {
+        self.model().hook_event(id)
+    }
+
+    /// Every completion and heartbeat so far, in order.
+    pub fn hook_calls(&self) -> Vec<HookRecord> {
+        self.model().hook_calls.clone()
+    }
+
+    /// The `LifecycleState`; `None` once the instance is in no group.
+    pub fn state(&self, id: &str) -> Option<String> {
+        let mut model = self.model();
+        model.expire_due();
+        let mut members = model.groups.values().flat_map(|g| &g.members);
+        members.find(|m| m.id == id).map(|m| m.state.clone())
+    }
+
+    /// The `Date` of every answer from now on; `None` for the true one.
+    pub fn date(&self, date: Option<&str>) {
+        self.model().date = date.map(str::to_owned);
     }
 
     /// The ids of a group, oldest first.
@@ -169,33 +232,6 @@ fn lock(model: &Mutex<Model>) -> MutexGuard<'_, Model> {
     model.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(listener: TcpListener, model: Arc<Mutex<Model>>) {
-    // Dropped with this task, and the connections with it.
-    let mut connections = tokio::task::JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(converse(stream, Arc::clone(&model)));
-        while connections.try_join_next().is_some() {}
-    }
-}
-
-async fn converse(stream: TcpStream, model: Arc<Mutex<Model>>) {
-    let service = service_fn(|request| answer(request, Arc::clone(&model)));
-    // A connection that ends badly is the caller's test case, not ours.
-    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
-}
-
-/// The caller finds its connection closed without an answer.
-#[derive(Debug)]
-struct Dropped;
-
-impl std::fmt::Display for Dropped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the fake drops this connection")
-    }
-}
-
-impl std::error::Error for Dropped {}
-
 async fn answer(
     request: Request<Incoming>,
     model: Arc<Mutex<Model>>,
@@ -203,19 +239,28 @@ async fn answer(
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(|_| Dropped)?.to_bytes();
     let params = Params::parse(&body);
-    let (verdict, delay) = {
+    let (verdict, delay, date) = {
         let mut model = lock(&model);
-        let delay = model.delay;
-        (decide(&mut model, &head, &params), delay)
+        model.expire_due();
+        (decide(&mut model, &head, &params), model.delay, model.date.clone())
     };
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
     match verdict {
-        Verdict::Answer(reply) => Ok(reply.into_response()),
+        Verdict::Answer(reply) => Ok(dated(reply.into_response(), date)),
         Verdict::Drop => Err(Dropped),
         Verdict::Silence => match std::future::pending::<Infallible>().await {},
     }
+}
+
+/// Without a date of its own the server gives the answer the true one.
+fn dated(mut response: Response<Full<Bytes>>, date: Option<String>) -> Response<Full<Bytes>> {
+    if let Some(date) = date {
+        let date = date.parse().expect("the test's date is a header's value");
+        response.headers_mut().insert(http::header::DATE, date);
+    }
+    response
 }
 
 /// What one request gets: a fault, or the truth.
@@ -229,14 +274,26 @@ fn decide(model: &mut Model, head: &http::request::Parts, params: &Params) -> Ve
     if !signature.is_some_and(|s| s.starts_with("AWS4-HMAC-SHA256 ") && s.contains(&signed_for)) {
         return Verdict::Answer(query::error(403, "MissingAuthenticationToken", "the call is not signed"));
     }
-    let truth = || -> Reply {
-        match action {
-            Action::DescribeGroups => autoscaling::describe_groups(model, params),
-            Action::DescribeInstances => ec2::describe_instances(model, params),
-        }
+    let before = model.hook_calls.len();
+    let verdict = match fault {
+        Some(fault) => fault.verdict(action, || truth(model, action, params)),
+        None => Verdict::Answer(truth(model, action, params)),
     };
-    match fault {
-        Some(fault) => fault.verdict(action, truth),
-        None => Verdict::Answer(truth()),
+    let about_hook = matches!(action, Action::CompleteHook | Action::Heartbeat);
+    if about_hook && model.hook_calls.len() == before {
+        hooks::record(model, action, params, HookOutcome::Failed);
     }
+    verdict
+}
+
+fn truth(model: &mut Model, action: Action, params: &Params) -> Reply {
+    let (outcome, reply) = match action {
+        Action::DescribeGroups => return autoscaling::describe_groups(model, params),
+        Action::DescribeInstances => return ec2::describe_instances(model, params),
+        Action::DescribeHooks => return hooks::describe_hooks(model, params),
+        Action::CompleteHook => hooks::complete(model, params),
+        Action::Heartbeat => hooks::heartbeat(model, params),
+    };
+    hooks::record(model, action, params, outcome);
+    reply
 }

@@ -8,11 +8,14 @@
 
 mod addresses;
 mod calls;
-mod credentials;
-mod errors;
+pub(crate) mod credentials;
+pub(crate) mod errors;
 mod groups;
+mod hooks;
 mod hosts;
 mod pace;
+pub(crate) mod setup;
+mod skew;
 mod transport;
 mod xml;
 
@@ -22,26 +25,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_config::identity::IdentityCache;
-use aws_config::retry::RetryConfig;
-use aws_config::sts::AssumeRoleProvider;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
-use http::Uri;
-use pikepole_fleet::{Describe, GroupName, Instance, InstanceId, Lifecycle, Proof, Region, Timestamp};
+use pikepole_fleet::{
+    Describe, GroupName, HookName, Instance, InstanceId, Lifecycle, Proof, Region, Timestamp,
+};
 
 use self::addresses::Addresses;
 pub use self::calls::AwsCalls;
 use self::credentials::Kept;
-use self::groups::{Group, Groups, Listed, WholeAnswer};
+use self::errors::Api;
+use self::groups::{Group, Groups, Listed};
+use self::hooks::Hooks;
 use self::hosts::Hosts;
 use self::pace::Pace;
-use super::{Answer, Source, SourceError, Target};
+use self::skew::Skew;
+use self::xml::Host;
+use super::{Answer, HookAnswer, HookCall, Source, SourceError, Target};
 use crate::clock::Clock;
 
-/// The session's name in CloudTrail of the account that owns the role.
-const SESSION: &str = "pikepole";
+/// How long a describe waits for addresses that only launching instances need: their port is probed a
+/// little later without them.
+const LAUNCHING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an [`AwsSource`] needs to know.
 #[derive(Debug, Clone)]
@@ -78,6 +82,8 @@ pub struct AwsSource {
     clock: Clock,
     groups: Groups,
     hosts: Hosts,
+    hooks: Hooks,
+    skew: Arc<Skew>,
     addresses: Addresses,
     credentials: Kept,
     calls: Arc<AwsCalls>,
@@ -85,6 +91,26 @@ pub struct AwsSource {
 
 /// One batch of groups, whole.
 type Batch = BTreeMap<GroupName, Group>;
+
+/// What an address is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// An answer without it would be wrong.
+    Must,
+    /// It is good to have, and neither worth an error nor a wait.
+    Helps,
+    /// For nothing.
+    No,
+}
+
+/// An instance whose address is not known yet.
+#[derive(Debug)]
+struct Wanted {
+    batch: usize,
+    group: GroupName,
+    id: InstanceId,
+    need: Need,
+}
 
 impl AwsSettings {
     /// The default chain of credentials, AWS's own endpoints, one call a second to each API.
@@ -105,20 +131,20 @@ impl AwsSettings {
 impl AwsSource {
     /// Reads the SDK's environment and profiles. Calls nothing yet, and needs no credentials yet.
     pub async fn new(settings: AwsSettings) -> Result<Self, AwsSetupError> {
-        let config = load_config(&settings).await;
-        let endpoint = ec2_endpoint(&settings.region, config.endpoint_url())?;
-        let credentials = credentials(&settings, &config).await;
-        let kept = SharedCredentialsProvider::new(credentials.clone());
-        let config = config.into_builder().credentials_provider(kept).build();
-        let auto_scaling =
-            aws_sdk_autoscaling::config::Builder::from(&config).interceptor(WholeAnswer).build();
+        let (config, credentials) = setup::sdk(&settings).await;
+        let endpoint = setup::ec2_endpoint(&settings.region, config.endpoint_url())?;
+        let client = aws_sdk_autoscaling::Client::new(&config);
         let calls = Arc::new(AwsCalls::default());
+        let skew = Arc::new(Skew::default());
         Ok(Self {
+            hooks: Hooks::new(client.clone(), settings.call_timeout, Arc::clone(&calls)),
             groups: Groups {
-                client: aws_sdk_autoscaling::Client::from_conf(auto_scaling),
+                client,
                 pace: Pace::per_second(settings.calls_per_second),
                 limit: settings.call_timeout,
                 calls: Arc::clone(&calls),
+                clock: settings.clock.clone(),
+                skew: Arc::clone(&skew),
             },
             hosts: Hosts {
                 connector: transport::connector(settings.connect_timeout),
@@ -131,6 +157,7 @@ impl AwsSource {
                 calls: Arc::clone(&calls),
             },
             addresses: Addresses::default(),
+            skew,
             clock: settings.clock,
             credentials,
             calls,
@@ -158,48 +185,77 @@ impl AwsSource {
     }
 
     /// Forgets instances that their group no longer lists, and returns those whose address is not known
-    /// yet, each with the number of its batch.
-    fn without_address(
-        &self,
-        names: &[GroupName],
-        batches: &[Result<Batch, SourceError>],
-    ) -> Vec<(usize, GroupName, InstanceId)> {
+    /// yet, those that must have one first.
+    fn without_address(&self, names: &[GroupName], batches: &[Result<Batch, SourceError>]) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for (number, (names, batch)) in names.chunks(groups::BATCH).zip(batches).enumerate() {
             let Ok(batch) = batch else { continue };
             for name in names {
                 let instances = batch.get(name).map(|g| g.instances.as_slice()).unwrap_or_default();
                 self.addresses.keep_only(name, &instances.iter().map(|i| &i.id).collect());
-                let unknown = |i: &&Listed| needs_address(i) && self.addresses.get(name, &i.id).is_none();
-                wanted.extend(instances.iter().filter(unknown).map(|i| (number, name.clone(), i.id.clone())));
+                let unknown = |i: &&Listed| match need(i) {
+                    Need::Must => self.addresses.get(name, &i.id).is_none(),
+                    Need::Helps => self.addresses.may_ask(name, &i.id),
+                    Need::No => false,
+                };
+                wanted.extend(instances.iter().filter(unknown).map(|i| Wanted {
+                    batch: number,
+                    group: name.clone(),
+                    id: i.id.clone(),
+                    need: need(i),
+                }));
             }
         }
+        // So that those who may wait share the calls of those who may not.
+        wanted.sort_by_key(|w| w.need);
         wanted
     }
 
-    /// Looks up the addresses that are not known yet. A failure takes the batches it belongs to along.
+    /// Looks up the addresses that are not known yet. A failure takes the batches along that cannot do
+    /// without.
     async fn find_addresses(&self, names: &[GroupName], batches: &mut [Result<Batch, SourceError>]) {
         let wanted = self.without_address(names, batches);
         let mut stop = None;
         for part in wanted.chunks(hosts::BATCH) {
-            let ids: Vec<_> = part.iter().map(|(_, _, id)| id.clone()).collect();
             let found = match &stop {
                 Some(error) => Err(SourceError::clone(error)),
-                None => self.noted(self.hosts.describe(&ids).await).await,
+                None => self.look_up(part).await,
             };
             stop = stop.or_else(|| ends_sweep(&found));
             match found {
                 Ok(hosts) => {
-                    let group_of: BTreeMap<_, _> = part.iter().map(|(_, name, id)| (id, name)).collect();
+                    let group_of: BTreeMap<_, _> = part.iter().map(|w| (&w.id, &w.group)).collect();
                     for host in hosts {
                         if let (Some(name), Some(ip)) = (group_of.get(&host.id), host.ip) {
                             self.addresses.learn(name, &host.id, ip);
                         }
                     }
                 }
-                Err(error) => part.iter().for_each(|(number, _, _)| batches[*number] = Err(error.clone())),
+                Err(error) => {
+                    let must = part.iter().filter(|w| w.need == Need::Must);
+                    must.for_each(|w| batches[w.batch] = Err(error.clone()));
+                }
             }
         }
+    }
+
+    /// One look-up. Nobody waits long for one that only launching instances need.
+    async fn look_up(&self, part: &[Wanted]) -> Result<Vec<Host>, SourceError> {
+        let ids: Vec<_> = part.iter().map(|w| w.id.clone()).collect();
+        let launching = part.iter().filter(|w| w.need == Need::Helps);
+        launching.for_each(|w| self.addresses.asked(&w.group, &w.id));
+        let call = self.hosts.describe(&ids);
+        let found = if part.iter().any(|w| w.need == Need::Must) {
+            call.await
+        } else {
+            let patience = LAUNCHING_PATIENCE;
+            let late = |_| Err(errors::timed_out(Api::Instances, patience));
+            tokio::time::timeout(patience, call).await.unwrap_or_else(late)
+        };
+        if let Err(error) = &found {
+            tracing::debug!(%error, "addresses are not known yet");
+        }
+        self.noted(found).await
     }
 
     /// Counts what AWS throttled, and drops credentials it refused.
@@ -230,8 +286,27 @@ impl Source for AwsSource {
         vec![
             ("DescribeAutoScalingGroups", self.calls.describe_groups()),
             ("DescribeInstances", self.calls.describe_instances()),
+            ("CompleteLifecycleAction", self.calls.complete_hook()),
+            ("RecordLifecycleActionHeartbeat", self.calls.heartbeat()),
+            ("DescribeLifecycleHooks", self.calls.describe_hooks()),
             ("throttled", self.calls.throttled()),
         ]
+    }
+
+    async fn complete_hook(&self, call: &HookCall) -> Result<HookAnswer, SourceError> {
+        self.noted(self.hooks.complete(call).await).await
+    }
+
+    async fn heartbeat(&self, call: &HookCall) -> Result<HookAnswer, SourceError> {
+        self.noted(self.hooks.heartbeat(call).await).await
+    }
+
+    async fn hook_timeouts(&self, group: &GroupName) -> Result<BTreeMap<HookName, Duration>, SourceError> {
+        self.noted(self.hooks.timeouts(group).await).await
+    }
+
+    fn clock_ahead(&self) -> Option<i64> {
+        self.skew.ahead()
     }
 
     async fn describe(&self, targets: &[Target]) -> Vec<Result<Answer, SourceError>> {
@@ -267,9 +342,14 @@ impl Source for AwsSource {
     }
 }
 
-/// Only what may be sent to, or was until now.
-fn needs_address(instance: &Listed) -> bool {
-    matches!(instance.lifecycle, Lifecycle::InService | Lifecycle::Leaving)
+fn need(instance: &Listed) -> Need {
+    match instance.lifecycle {
+        // What may be sent to, or was until now.
+        Lifecycle::InService | Lifecycle::Leaving => Need::Must,
+        // So that its port can be probed before it is in service.
+        Lifecycle::Launching => Need::Helps,
+        Lifecycle::Away | Lifecycle::Unknown => Need::No,
+    }
 }
 
 /// More calls would make throttling worse, and would be refused like the first one.
@@ -277,50 +357,6 @@ fn ends_sweep<T>(result: &Result<T, SourceError>) -> Option<SourceError> {
     match result {
         Err(error @ (SourceError::Throttled(_) | SourceError::Denied(_))) => Some(error.clone()),
         _ => None,
-    }
-}
-
-async fn load_config(settings: &AwsSettings) -> SdkConfig {
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(settings.connect_timeout)
-        .operation_attempt_timeout(settings.call_timeout)
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .region(aws_config::Region::new(settings.region.as_str().to_owned()))
-        .http_client(transport::client())
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts)
-        .identity_cache(IdentityCache::no_cache());
-    if let Some(url) = &settings.endpoint_url {
-        loader = loader.endpoint_url(url);
-    }
-    if let Some(credentials) = &settings.credentials {
-        loader = loader.credentials_provider(credentials.clone());
-    }
-    loader.load().await
-}
-
-/// What the chain gives, or the role it may assume.
-async fn credentials(settings: &AwsSettings, config: &SdkConfig) -> Kept {
-    let from = match &settings.assume_role {
-        Some(role) => {
-            let role =
-                AssumeRoleProvider::builder(role).session_name(SESSION).configure(config).build().await;
-            Some(SharedCredentialsProvider::new(role))
-        }
-        None => config.credentials_provider(),
-    };
-    Kept::new(from, settings.clock.clone())
-}
-
-fn ec2_endpoint(region: &Region, given: Option<&str>) -> Result<Uri, AwsSetupError> {
-    let domain = if region.as_str().starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    let url = given.map_or_else(|| format!("https://ec2.{region}.{domain}"), str::to_owned);
-    let wrong = || AwsSetupError::Endpoint(url.clone());
-    let uri: Uri = format!("{}/", url.trim_end_matches('/')).parse().map_err(|_| wrong())?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some() => Ok(uri),
-        _ => Err(wrong()),
     }
 }
 

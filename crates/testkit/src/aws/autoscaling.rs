@@ -1,4 +1,4 @@
-//! The Auto Scaling side of the fake. Lifecycle hooks get their place here when something calls them.
+//! The Auto Scaling side of the fake: groups. Lifecycle hooks are beside it.
 //!
 //! Invariant: limits are those of the API: 50 groups a page unless asked for up to 100.
 

@@ -17,6 +17,12 @@ pub enum Action {
     DescribeGroups,
     /// EC2's `DescribeInstances`.
     DescribeInstances,
+    /// Auto Scaling's `CompleteLifecycleAction`.
+    CompleteHook,
+    /// Auto Scaling's `RecordLifecycleActionHeartbeat`.
+    Heartbeat,
+    /// Auto Scaling's `DescribeLifecycleHooks`.
+    DescribeHooks,
 }
 
 impl Action {
@@ -24,6 +30,9 @@ impl Action {
         match word {
             "DescribeAutoScalingGroups" => Some(Self::DescribeGroups),
             "DescribeInstances" => Some(Self::DescribeInstances),
+            "CompleteLifecycleAction" => Some(Self::CompleteHook),
+            "RecordLifecycleActionHeartbeat" => Some(Self::Heartbeat),
+            "DescribeLifecycleHooks" => Some(Self::DescribeHooks),
             _ => None,
         }
     }
@@ -31,8 +40,8 @@ impl Action {
     /// The name a signature is scoped to.
     pub(super) fn service(self) -> &'static str {
         match self {
-            Self::DescribeGroups => "autoscaling",
             Self::DescribeInstances => "ec2",
+            _ => "autoscaling",
         }
     }
 }
@@ -66,6 +75,8 @@ pub enum Fault {
     Drop,
     /// The connection stays open, and nothing comes.
     Silence,
+    /// The call has its effect, and then nothing comes.
+    LostAnswer,
 }
 
 /// Which calls of an action fail.
@@ -133,8 +144,8 @@ impl Fault {
             Self::Internal500 => query::error(500, "InternalFailure", "An internal error has occurred"),
             Self::Unavailable503 => query::error(503, "Unavailable", "The server is overloaded"),
             Self::Denied403 => match action {
-                Action::DescribeGroups => query::error(403, "AccessDenied", "User is not authorized"),
                 Action::DescribeInstances => query::error(403, "UnauthorizedOperation", "Not authorized."),
+                _ => query::error(403, "AccessDenied", "User is not authorized"),
             },
             Self::ExpiredToken400 => query::error(400, "ExpiredToken", "The security token is expired"),
             Self::Html200 => Reply { status: 200, body: html },
@@ -143,6 +154,10 @@ impl Fault {
             Self::TooLong => Reply { status: 200, body: vec![b' '; 17 * 1024 * 1024].into() },
             Self::Drop => return Verdict::Drop,
             Self::Silence => return Verdict::Silence,
+            Self::LostAnswer => {
+                truth();
+                return Verdict::Silence;
+            }
         };
         Verdict::Answer(reply)
     }

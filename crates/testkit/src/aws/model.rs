@@ -1,6 +1,6 @@
 //! The account behind the fake: groups, their instances, and what EC2 knows of them.
 //!
-//! Not a simulation: nothing happens by itself.
+//! Not a simulation: nothing happens by itself, except that the time of a lifecycle action is up.
 //!
 //! Invariant: ids and addresses are never given out twice, and groups keep the order of their names,
 //! so that a walk over pages is repeatable.
@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::fault::Faults;
+use super::hooks::{HookRecord, HookSpec, Waiting};
 
 /// Zones are given out in turn.
 const ZONES: [&str; 3] = ["ap-south-1a", "ap-south-1b", "ap-south-1c"];
@@ -47,6 +48,9 @@ pub(super) struct Model {
     pub(super) hide_addresses: bool,
     pub(super) delay: Duration,
     pub(super) max_page: usize,
+    pub(super) date: Option<String>,
+    pub(super) hook_calls: Vec<HookRecord>,
+    pub(super) tokens: u32,
     launched: u32,
 }
 
@@ -55,6 +59,8 @@ pub(super) struct Group {
     pub(super) desired: u32,
     pub(super) omitted: bool,
     pub(super) members: Vec<Member>,
+    pub(super) hooks: Vec<HookSpec>,
+    pub(super) waiting: Vec<Waiting>,
 }
 
 /// An instance as Auto Scaling sees it.
@@ -84,6 +90,9 @@ impl Default for Model {
             hide_addresses: false,
             delay: Duration::ZERO,
             max_page: usize::MAX,
+            date: None,
+            hook_calls: Vec::new(),
+            tokens: 0,
             launched: 0,
         }
     }
@@ -120,6 +129,7 @@ impl Model {
     pub(super) fn remove(&mut self, id: &str) {
         for group in self.groups.values_mut() {
             group.members.retain(|m| m.id != id);
+            group.waiting.retain(|w| !w.is_of(id));
         }
         self.host_mut(id).terminate();
     }

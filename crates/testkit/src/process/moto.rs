@@ -129,12 +129,48 @@ impl Moto {
         );
     }
 
+    /// Makes a queue whose messages are hidden for so many seconds once received, and returns its URL.
+    pub fn create_queue(&self, name: &str, visibility: u32) -> String {
+        let visibility = visibility.to_string();
+        let queue = [
+            ("QueueName", name),
+            ("Attribute.1.Name", "VisibilityTimeout"),
+            ("Attribute.1.Value", visibility.as_str()),
+        ];
+        first(&self.sqs("CreateQueue", &queue), "QueueUrl")
+    }
+
+    /// Puts a message into the queue.
+    pub fn send_message(&self, queue: &str, body: &str) {
+        self.sqs("SendMessage", &[("QueueUrl", queue), ("MessageBody", body)]);
+    }
+
+    /// Messages that were not deleted yet, hidden ones too.
+    pub fn messages_left(&self, queue: &str) -> usize {
+        let all = [("QueueUrl", queue), ("AttributeName.1", "All")];
+        let told = self.sqs("GetQueueAttributes", &all);
+        let count = |name: &str| {
+            let (_, rest) = told.split_once(&format!("<Name>{name}</Name>")).expect("moto tells its count");
+            first(rest, "Value").parse::<usize>().expect("a count is a number")
+        };
+        count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible")
+    }
+
+    /// Deletes the queue.
+    pub fn delete_queue(&self, queue: &str) {
+        self.sqs("DeleteQueue", &[("QueueUrl", queue)]);
+    }
+
     fn describe(&self, group: &str) -> String {
         self.auto_scaling("DescribeAutoScalingGroups", &[("AutoScalingGroupNames.member.1", group)])
     }
 
     fn ec2(&self, action: &str, params: &[(&str, &str)]) -> String {
         self.query("ec2", "2016-11-15", action, params)
+    }
+
+    fn sqs(&self, action: &str, params: &[(&str, &str)]) -> String {
+        self.query("sqs", "2012-11-05", action, params)
     }
 
     fn auto_scaling(&self, action: &str, params: &[(&str, &str)]) -> String {

@@ -26,7 +26,7 @@ const LEAST: Duration = Duration::from_secs(10);
 
 /// Keeps credentials until they are due; clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     from: Option<SharedCredentialsProvider>,
     clock: Clock,
     current: Arc<Mutex<Option<Current>>>,
@@ -74,7 +74,7 @@ impl Kept {
     }
 
     /// Forgets what AWS has refused.
-    pub(super) async fn forget(&self) {
+    pub(crate) async fn forget(&self) {
         *self.current.lock().await = None;
     }
 

@@ -14,17 +14,20 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::transport::TooLong;
-use super::xml::error_code;
+use super::xml::{clean_code, error_code};
 use crate::source::SourceError;
 
 /// Characters of an error from below that are passed on.
 const MAX_CAUSE: usize = 160;
 
 /// How the services say "fewer calls, please". All of these have been seen in the wild.
-const THROTTLED: [&str; 15] = [
+const THROTTLED: [&str; 18] = [
     "BandwidthLimitExceeded",
     "EC2ThrottledException",
+    "KMS.ThrottlingException",
+    "KmsThrottled",
     "LimitExceededException",
+    "OverLimit",
     "PriorRequestNotComplete",
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
@@ -40,10 +43,12 @@ const THROTTLED: [&str; 15] = [
 ];
 
 /// Who we are was understood, and we may not.
-const FORBIDDEN: [&str; 7] = [
+const FORBIDDEN: [&str; 9] = [
     "AccessDenied",
     "AccessDeniedException",
     "Blocked",
+    "KMS.AccessDeniedException",
+    "KmsAccessDenied",
     "NotAuthorized",
     "OptInRequired",
     "UnauthorizedAccess",
@@ -68,16 +73,30 @@ const BAD_CREDENTIALS: [&str; 12] = [
 
 /// One API of AWS, as people know it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Api {
+pub(crate) enum Api {
     Groups,
     Instances,
+    CompleteHook,
+    Heartbeat,
+    Hooks,
+    Receive,
+    Delete,
+    Visibility,
+    Attributes,
 }
 
 impl Api {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Groups => "DescribeAutoScalingGroups",
             Self::Instances => "DescribeInstances",
+            Self::CompleteHook => "CompleteLifecycleAction",
+            Self::Heartbeat => "RecordLifecycleActionHeartbeat",
+            Self::Hooks => "DescribeLifecycleHooks",
+            Self::Receive => "ReceiveMessage",
+            Self::Delete => "DeleteMessageBatch",
+            Self::Visibility => "ChangeMessageVisibilityBatch",
+            Self::Attributes => "GetQueueAttributes",
         }
     }
 
@@ -85,6 +104,14 @@ impl Api {
         match self {
             Self::Groups => "autoscaling:DescribeAutoScalingGroups",
             Self::Instances => "ec2:DescribeInstances",
+            Self::CompleteHook => "autoscaling:CompleteLifecycleAction",
+            Self::Heartbeat => "autoscaling:RecordLifecycleActionHeartbeat",
+            Self::Hooks => "autoscaling:DescribeLifecycleHooks",
+            // A batch needs the permission of the single call.
+            Self::Receive => "sqs:ReceiveMessage",
+            Self::Delete => "sqs:DeleteMessage",
+            Self::Visibility => "sqs:ChangeMessageVisibility",
+            Self::Attributes => "sqs:GetQueueAttributes",
         }
     }
 }
@@ -114,12 +141,20 @@ pub(super) fn refused(api: Api, status: u16, code: Option<&str>) -> SourceError 
 }
 
 /// An answer that makes no sense.
-pub(super) fn malformed(api: Api, what: &dyn std::fmt::Display) -> SourceError {
+pub(crate) fn malformed(api: Api, what: &dyn std::fmt::Display) -> SourceError {
     SourceError::Malformed(format!("{}: {what}", api.name()))
 }
 
+/// Our own budget did not allow the call in time.
+pub(super) fn no_turn(api: Api, limit: Duration) -> SourceError {
+    SourceError::Unreachable(format!(
+        "{} was not called: no turn within {limit:?} at our own pace",
+        api.name()
+    ))
+}
+
 /// Nothing came in time.
-pub(super) fn timed_out(api: Api, limit: Duration) -> SourceError {
+pub(crate) fn timed_out(api: Api, limit: Duration) -> SourceError {
     SourceError::Unreachable(format!("{} did not answer within {limit:?}", api.name()))
 }
 
@@ -135,7 +170,7 @@ pub(super) fn unanswered(api: Api, error: &(dyn Error + 'static)) -> SourceError
 }
 
 /// What the SDK says.
-pub(super) fn from_sdk<E>(api: Api, error: &SdkError<E, HttpResponse>) -> SourceError
+pub(crate) fn from_sdk<E>(api: Api, error: &SdkError<E, HttpResponse>) -> SourceError
 where
     E: Error + 'static,
 {
@@ -147,10 +182,20 @@ where
     }
 }
 
-/// The code is read by us: the SDK knows only one of the two forms that errors come in.
+/// The code is read by us: the SDK knows only one of the forms that errors come in.
 fn refused_as(api: Api, response: &HttpResponse) -> SourceError {
-    let code = response.body().bytes().and_then(error_code);
+    let code = response.body().bytes().and_then(|body| error_code(body).or_else(|| json_error_code(body)));
     refused(api, response.status().as_u16(), code.as_deref())
+}
+
+/// The code of an error in the JSON protocol: `"__type": "com.amazonaws.sqs#QueueDoesNotExist"`.
+fn json_error_code(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        __type: String,
+    }
+    let told: Told = serde_json::from_slice(body).ok()?;
+    clean_code(told.__type.rsplit('#').next()?)
 }
 
 /// No credentials, which may be anyone's fault. What a provider says is not passed on: it may hold the
@@ -233,6 +278,17 @@ mod tests {
         let error = refused(Api::Groups, 400, Some("ExpiredToken"));
         assert!(matches!(&error, SourceError::Denied(why) if why.contains("renew")), "{error}");
         assert!(matches!(refused(Api::Groups, 400, Some("ValidationError")), SourceError::Malformed(_)));
+    }
+
+    #[test]
+    fn the_code_of_a_json_error_is_found_only_if_it_is_one() {
+        let code = |body: &str| json_error_code(body.as_bytes());
+        let body = r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"x"}"#;
+        assert_eq!(code(body).as_deref(), Some("QueueDoesNotExist"));
+        assert_eq!(code(r#"{"__type":"AccessDenied"}"#).as_deref(), Some("AccessDenied"));
+        for none in ["", "{}", "[]", r#"{"__type":7}"#, r#"{"__type":"a b\nc"}"#] {
+            assert_eq!(code(none), None, "{none}");
+        }
     }
 
     #[test]

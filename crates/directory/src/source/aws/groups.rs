@@ -20,7 +20,9 @@ use pikepole_fleet::{GroupName, InstanceId, Lifecycle, Zone};
 use super::calls::AwsCalls;
 use super::errors::{self, Api};
 use super::pace::Pace;
-use super::xml;
+use super::skew::{DateSeen, Skew};
+use super::xml::{self, XmlError};
+use crate::clock::Clock;
 use crate::source::SourceError;
 
 /// Groups in one call (AWS, `MaxRecords`).
@@ -51,6 +53,8 @@ pub(super) struct Groups {
     pub(super) pace: Pace,
     pub(super) limit: Duration,
     pub(super) calls: Arc<AwsCalls>,
+    pub(super) clock: Clock,
+    pub(super) skew: Arc<Skew>,
 }
 
 impl Groups {
@@ -89,10 +93,12 @@ impl Groups {
         token: Option<String>,
     ) -> Result<DescribeAutoScalingGroupsOutput, SourceError> {
         self.pace.turn().await;
-        self.calls.count_describe_groups();
+        self.calls.count(Api::Groups);
         let names = names.iter().map(|n| n.as_str().to_owned()).collect();
         let call = self.client.describe_auto_scaling_groups().set_auto_scaling_group_names(Some(names));
-        let call = call.max_records(BATCH as i32).set_next_token(token).send();
+        let call = call.max_records(BATCH as i32).set_next_token(token).customize();
+        let call = call.interceptor(WholeAnswer(xml::check_groups));
+        let call = call.interceptor(DateSeen::new(&self.clock, &self.skew)).send();
         match tokio::time::timeout(self.limit, call).await {
             Ok(Ok(page)) => Ok(page),
             Ok(Err(e)) => Err(errors::from_sdk(Api::Groups, &e)),
@@ -118,7 +124,7 @@ fn read_group(name: &GroupName, group: &AutoScalingGroup) -> Result<Group, Sourc
 /// Refuses an answer that ends too early: the SDK's own reader takes the end of the text for the end
 /// of the list.
 #[derive(Debug)]
-pub(super) struct WholeAnswer;
+pub(super) struct WholeAnswer(pub(super) fn(&[u8]) -> Result<(), XmlError>);
 
 #[dyn_dispatch_hint]
 impl Intercept for WholeAnswer {
@@ -135,7 +141,7 @@ impl Intercept for WholeAnswer {
         let response = context.response();
         if response.status().is_success() {
             let body = response.body().bytes().ok_or("the answer was not read")?;
-            xml::check_groups(body)?;
+            (self.0)(body)?;
         }
         Ok(())
     }

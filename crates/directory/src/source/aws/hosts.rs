@@ -69,7 +69,7 @@ impl Hosts {
 
     async fn page(&self, form: String) -> Result<HostPage, SourceError> {
         self.pace.turn().await;
-        self.calls.count_describe_instances();
+        self.calls.count(Api::Instances);
         match tokio::time::timeout(self.limit, self.call(form)).await {
             Ok(answer) => answer,
             Err(_) => Err(errors::timed_out(Api::Instances, self.limit)),

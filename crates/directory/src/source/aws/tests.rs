@@ -199,7 +199,7 @@ async fn only_exact_in_service_is_routable_and_the_rest_costs_no_look_up() {
     let w = world().await;
     w.aws.create_group("g", 1);
     for state in
-        ["Pending:Wait", "Standby", "Warmed:Running", "Terminating:Retained", "Quux:New", "inservice", ""]
+        ["Quarantined", "Standby", "Warmed:Running", "Terminating:Retained", "Quux:New", "inservice", ""]
     {
         w.aws.launch("g", Launch::in_state(state));
     }
@@ -208,6 +208,57 @@ async fn only_exact_in_service_is_routable_and_the_rest_costs_no_look_up() {
     assert_eq!(w.aws.calls(INSTANCES), 0);
     w.aws.launch("g", Launch::default());
     assert_eq!(w.routable().await, 1);
+}
+
+#[tokio::test]
+async fn a_launching_instance_gets_its_address_for_no_call_of_its_own() {
+    let w = world_of(1).await;
+    let new = w.aws.launch("g", Launch::in_state("Pending:Wait"));
+    let describe = w.describe().await.unwrap();
+    let it = describe.get(&new.parse().unwrap()).unwrap();
+    assert_eq!((it.lifecycle, it.address.map(|a| a.port())), (Lifecycle::Launching, Some(5044)));
+    assert!(!it.is_routable());
+    w.describe().await.unwrap();
+    assert_eq!(w.aws.calls(INSTANCES), 1, "asked together with the other, once");
+}
+
+#[tokio::test]
+async fn a_launching_instance_that_ec2_does_not_know_costs_one_call_in_ten_seconds() {
+    let w = world_of(1).await;
+    w.describe().await.unwrap();
+    let how = Launch { visible_in_ec2: false, ..Launch::in_state("Pending") };
+    let late = w.aws.launch("g", how);
+    for _ in 0..5 {
+        assert_eq!(w.routable().await, 1);
+    }
+    assert_eq!(w.aws.calls(INSTANCES), 2);
+    w.aws.set_visible_in_ec2(&late, true);
+    w.aws.set_state(&late, "InService");
+    assert_eq!(w.routable().await, 2, "in service it is asked for at once");
+    assert_eq!(w.aws.calls(INSTANCES), 3);
+}
+
+#[tokio::test]
+async fn a_look_up_for_launching_instances_neither_fails_nor_delays_a_describe() {
+    for fault in
+        [Fault::Internal500, Fault::RequestLimit503, Fault::Denied403, Fault::Html200, Fault::Silence]
+    {
+        let w = world_of(1).await;
+        w.describe().await.unwrap();
+        w.aws.launch("g", Launch::in_state("Pending:Wait"));
+        w.aws.fault(INSTANCES, fault, When::Always);
+        let began = tokio::time::Instant::now();
+        let describe = w.describe().await;
+        assert_eq!(describe.map(|d| d.routable().count()), Ok(1), "{fault:?}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{fault:?} took {:?}", began.elapsed());
+        w.describe().await.unwrap();
+        assert_eq!(w.aws.calls(INSTANCES), 2, "{fault:?} is not met again at once");
+        w.aws.launch("g", Launch::default());
+        assert!(
+            fault == Fault::Silence || w.describe().await.is_err(),
+            "one in service must have its address"
+        );
+    }
 }
 
 #[tokio::test]
@@ -363,7 +414,8 @@ async fn proof_tells_gone_from_not_found_and_pages_through_many() {
 
 #[test]
 fn the_endpoint_follows_the_region_unless_it_is_given() {
-    let endpoint = |region: &str, given| ec2_endpoint(&region.parse().unwrap(), given).map(|u| u.to_string());
+    let endpoint =
+        |region: &str, given| setup::ec2_endpoint(&region.parse().unwrap(), given).map(|u| u.to_string());
     assert_eq!(endpoint("ap-south-1", None).unwrap(), "https://ec2.ap-south-1.amazonaws.com/");
     assert_eq!(endpoint("cn-north-1", None).unwrap(), "https://ec2.cn-north-1.amazonaws.com.cn/");
     assert_eq!(endpoint("x", Some("http://127.0.0.1:5555")).unwrap(), "http://127.0.0.1:5555/");

@@ -95,12 +95,31 @@ pub(super) fn host_page(xml: &[u8]) -> Result<HostPage, XmlError> {
 
 /// Whether an answer of `DescribeAutoScalingGroups` is whole and has a list of groups, empty or not.
 pub(super) fn check_groups(xml: &[u8]) -> Result<(), XmlError> {
+    check_list(
+        xml,
+        "DescribeAutoScalingGroupsResponse",
+        "DescribeAutoScalingGroupsResult",
+        "AutoScalingGroups",
+    )
+}
+
+/// Whether an answer of `DescribeLifecycleHooks` is whole and has a list of hooks, empty or not.
+pub(super) fn check_hooks(xml: &[u8]) -> Result<(), XmlError> {
+    check_list(xml, "DescribeLifecycleHooksResponse", "DescribeLifecycleHooksResult", "LifecycleHooks")
+}
+
+/// Whether a document is whole and is the one of this name.
+pub(super) fn check_root(xml: &[u8], root: &str) -> Result<(), XmlError> {
+    walk(xml, root, |_, _| Ok(()))
+}
+
+fn check_list(xml: &[u8], root: &str, result: &str, list: &'static str) -> Result<(), XmlError> {
     let mut listed = false;
-    walk(xml, "DescribeAutoScalingGroupsResponse", |path, _| {
-        listed |= path.is(&["DescribeAutoScalingGroupsResult", "AutoScalingGroups"]);
+    walk(xml, root, |path, _| {
+        listed |= path.is(&[result, list]);
         Ok(())
     })?;
-    if listed { Ok(()) } else { Err(XmlError::Without("AutoScalingGroups")) }
+    if listed { Ok(()) } else { Err(XmlError::Without(list)) }
 }
 
 /// The code of an error answer, in whatever document it stands. Only what looks like a code.
@@ -112,7 +131,7 @@ pub(super) fn error_code(xml: &[u8]) -> Option<String> {
 }
 
 /// The code if it looks like one: it goes into logs and messages.
-fn clean_code(code: &str) -> Option<String> {
+pub(super) fn clean_code(code: &str) -> Option<String> {
     let code = code.trim();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     (!code.is_empty() && code.len() <= MAX_CODE && code.chars().all(plain)).then(|| code.to_owned())
