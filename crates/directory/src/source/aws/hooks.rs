@@ -61,7 +61,7 @@ impl Hooks {
             .auto_scaling_group_name(call.group.as_str())
             .lifecycle_hook_name(call.hook.as_str())
             .instance_id(call.instance.as_str())
-            .set_lifecycle_action_token(call.token.as_ref().map(|t| t.as_str().to_owned()))
+            .set_lifecycle_action_token(call.token.as_ref().map(|t| t.expose().to_owned()))
             .lifecycle_action_result(CONTINUE)
             .customize()
             .interceptor(WholeAnswer(is_completion));
@@ -76,7 +76,7 @@ impl Hooks {
             .auto_scaling_group_name(call.group.as_str())
             .lifecycle_hook_name(call.hook.as_str())
             .instance_id(call.instance.as_str())
-            .set_lifecycle_action_token(call.token.as_ref().map(|t| t.as_str().to_owned()))
+            .set_lifecycle_action_token(call.token.as_ref().map(|t| t.expose().to_owned()))
             .customize()
             .interceptor(WholeAnswer(is_heartbeat));
         let api = Api::Heartbeat;
@@ -170,7 +170,7 @@ fn says_it_is_over(words: &str) -> bool {
 /// Words of AWS for the log: one line, not long, without the action's token.
 fn printable(words: &str, call: &HookCall) -> String {
     let words = match &call.token {
-        Some(token) => words.replace(token.as_str(), "(token)"),
+        Some(token) => words.replace(token.expose(), "(token)"),
         None => words.to_owned(),
     };
     words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect()
