@@ -92,6 +92,10 @@ impl Config {
         if variable("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").is_some_and(|size| size.parse::<i32>().is_err()) {
             mistakes.push("AWS_LAMBDA_FUNCTION_MEMORY_SIZE: not a number".into());
         }
+        // Lambda's client would panic over it.
+        if variable("AWS_LAMBDA_RUNTIME_API").is_some_and(|api| api.parse::<Uri>().is_err()) {
+            mistakes.push("AWS_LAMBDA_RUNTIME_API: not a host and port".into());
+        }
         let directories = directories(variable("PIKEPOLE_DIRECTORY").as_deref(), &mut mistakes);
         let token = token(&variable, &mut mistakes);
         let timeout = timeout(variable("PIKEPOLE_TIMEOUT").as_deref(), &mut mistakes);

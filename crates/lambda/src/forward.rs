@@ -110,10 +110,13 @@ impl Forwarder {
         }
     }
 
-    /// The time for an invocation that Lambda ends at `deadline`, both in milliseconds since 1970.
+    /// The time for an invocation that Lambda ends at `deadline`, both in milliseconds since 1970. A deadline
+    /// that has passed tells nothing: `cargo lambda` gives the same small number for every invocation.
     pub(crate) fn budget(&self, deadline: u64, now: u64) -> Duration {
-        let left = deadline.saturating_sub(now).saturating_sub(MARGIN_MS);
-        self.timeout.min(Duration::from_millis(left))
+        match deadline.checked_sub(now) {
+            None => self.timeout,
+            Some(left) => self.timeout.min(Duration::from_millis(left.saturating_sub(MARGIN_MS))),
+        }
     }
 
     /// Delivers `body` within `budget`.

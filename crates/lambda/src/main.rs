@@ -81,12 +81,13 @@ async fn refuse_to_start(mistakes: &ConfigError) -> ExitCode {
         tracing::error!("{mistake}");
     }
     if let Ok(api) = std::env::var("AWS_LAMBDA_RUNTIME_API") {
+        let scheme = if api.contains("://") { "" } else { "http://" };
         let client: HttpClient<_> = forward::plain_client();
         let error =
             Diagnostic { error_type: "Pikepole.Configuration".into(), error_message: mistakes.to_string() };
         let report = Request::builder()
             .method(Method::POST)
-            .uri(format!("http://{api}/2018-06-01/runtime/init/error"))
+            .uri(format!("{scheme}{api}/2018-06-01/runtime/init/error"))
             .header("Lambda-Runtime-Function-Error-Type", "Pikepole.Configuration")
             .body(Full::new(Bytes::from(serde_json::to_vec(&error).unwrap_or_default())));
         if let Ok(report) = report

@@ -34,9 +34,11 @@ fn every_mistake_is_reported_at_once() {
         ("PIKEPOLE_TIMEOUT", "soon"),
         ("PIKEPOLE_CA", "/nowhere/ca.pem"),
         ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "much"),
+        ("AWS_LAMBDA_RUNTIME_API", "no host/path"),
     ]);
     for start in [
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE:",
+        "AWS_LAMBDA_RUNTIME_API:",
         "PIKEPOLE_DIRECTORY: URL 1:",
         "PIKEPOLE_DIRECTORY: http://b twice",
         "PIKEPOLE_DIRECTORY: URL 4:",
@@ -47,7 +49,7 @@ fn every_mistake_is_reported_at_once() {
     ] {
         assert!(found.iter().any(|m| m.starts_with(start)), "{start} is missing in {found:#?}");
     }
-    assert_eq!(found.len(), 8, "{found:#?}");
+    assert_eq!(found.len(), 9, "{found:#?}");
 }
 
 #[test]

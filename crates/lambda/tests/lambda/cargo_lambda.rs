@@ -43,7 +43,7 @@ impl Emulator {
             }
         })
         .await;
-        let api = format!("{address}/pikepole-lambda");
+        let api = format!("http://{address}/.rt");
         let mut function = function(&api, &[("PIKEPOLE_DIRECTORY", directory), ("PIKEPOLE_TOKEN", WRITE)]);
         let function = function.stderr(Stdio::null()).spawn().unwrap();
         Self { port, _children: [watch, function] }
@@ -52,7 +52,7 @@ impl Emulator {
     /// `cargo lambda invoke`: what the function returned.
     async fn invoke(&self, payload: &str) -> Value {
         let mut invoke = cargo_lambda();
-        invoke.args(["invoke", "pikepole-lambda", "--invoke-address", "127.0.0.1"]);
+        invoke.args(["invoke", "--invoke-address", "127.0.0.1"]);
         invoke.args(["--invoke-port", &self.port, "--data-ascii", payload, "--skip-cache"]);
         let output = within("cargo lambda invoke", invoke.output()).await.unwrap();
         let complaint = String::from_utf8_lossy(&output.stderr).into_owned();

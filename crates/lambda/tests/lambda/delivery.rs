@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::rig::{Lambda, Part, Play, nobody, takes, unix_ms};
 
@@ -160,7 +160,7 @@ async fn a_private_authority_is_trusted_and_no_other() {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["localhost".to_string()]).unwrap().signed_by(&key, &ca).unwrap();
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
+    let provider = rustls::crypto::ring::default_provider();
     let tls = ServerConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -250,18 +250,18 @@ impl Lambda {
         within("the end of an invocation", ended).await.unwrap()
     }
 
-    /// The exit code of a function that ends by itself, with its last words in the log.
-    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+    /// Waits for a function that ends by itself: its exit code, and all that it wrote.
+    pub(crate) async fn ended(mut self) -> (Option<i32>, String) {
         let code = within("the end of the function", self.child.wait()).await.unwrap().code();
-        within("the end of its log", &mut self.reader).await.unwrap();
-        code
+        within("the end of its log", self.reader).await.unwrap();
+        let log = self.log.lock().unwrap().clone();
+        (code, log)
     }
 
     /// Ends the function, and returns all that it wrote.
     pub(crate) async fn into_log(mut self) -> String {
-        self.child.kill().await.unwrap();
-        self.exit_code().await;
-        self.log.lock().unwrap().clone()
+        self.child.start_kill().unwrap();
+        self.ended().await.1
     }
 }
 

@@ -12,8 +12,8 @@ async fn every_mistake_is_reported_at_init() {
     .await;
     let error = within("the init error", lambda.init_errors.recv()).await.unwrap();
     assert_eq!(error["errorType"], "Pikepole.Configuration");
-    assert_eq!(lambda.exit_code().await, Some(2));
-    let log = lambda.into_log().await;
+    let (code, log) = lambda.ended().await;
+    assert_eq!(code, Some(2));
     let told = error["errorMessage"].as_str().unwrap();
     for name in ["PIKEPOLE_DIRECTORY: URL 1", "PIKEPOLE_TIMEOUT", "PIKEPOLE_CA: /nowhere/ca.pem"] {
         assert!(told.contains(name), "{told}");
