@@ -243,8 +243,8 @@ fn judge(directory: &Directory, status: StatusCode, answer: Value) -> Result<Del
         404 | 405 => "it has no /v1/events: is the URL that of a directory, and of this version?",
         408 | 429 => "it has no time",
         413 => "the event is larger than it takes",
-        400..=499 => "it does not accept the request",
-        _ => "it cannot keep the event now",
+        500.. => "it cannot keep the event now",
+        _ => "it does not accept the request",
     };
     let status = status.as_u16();
     let set_up = status < 500 && !matches!(status, 408 | 429);

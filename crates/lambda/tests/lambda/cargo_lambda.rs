@@ -1,6 +1,7 @@
 //! The binary behind `cargo lambda`, which imitates Lambda's front end: somebody else's reading of the
 //! runtime API.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -21,32 +22,45 @@ fn cargo_lambda() -> Command {
     command
 }
 
+/// `None`: it ended by itself, as after a lost race for the port.
+async fn watch() -> Option<(Child, SocketAddr)> {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let port = address.port().to_string();
+    let mut watch = cargo_lambda();
+    watch.args(["watch", "--only-lambda-apis", "--invoke-address", "127.0.0.1", "--invoke-port", &port]);
+    watch.stdout(Stdio::null()).stderr(Stdio::null()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let mut watch = watch.spawn().expect("./scripts/test installs cargo-lambda");
+    while TcpStream::connect(address).await.is_err() {
+        if watch.try_wait().unwrap().is_some() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Some((watch, address))
+}
+
 /// `cargo lambda watch` with the function behind it. Both are killed when the test is over.
 struct Emulator {
     port: String,
     _children: [Child; 2],
 }
 
+/// How often a start is tried on another port when someone else took the first one.
+const START_TRIES: u32 = 5;
+
 impl Emulator {
     async fn start(directory: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
-        let port = address.port().to_string();
-        let mut watch = cargo_lambda();
-        watch.args(["watch", "--only-lambda-apis", "--invoke-address", "127.0.0.1", "--invoke-port", &port]);
-        watch.stdout(Stdio::null()).stderr(Stdio::null()).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let watch = watch.spawn().expect("./scripts/test installs cargo-lambda");
-        within("cargo lambda watch", async {
-            while TcpStream::connect(address).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-        let api = format!("http://{address}/.rt");
-        let mut function = function(&api, &[("PIKEPOLE_DIRECTORY", directory), ("PIKEPOLE_TOKEN", WRITE)]);
-        let function = function.stderr(Stdio::null()).spawn().unwrap();
-        Self { port, _children: [watch, function] }
+        for _ in 0..START_TRIES {
+            let Some((watch, address)) = within("cargo lambda watch", watch()).await else { continue };
+            let api = format!("http://{address}/.rt");
+            let mut function =
+                function(&api, &[("PIKEPOLE_DIRECTORY", directory), ("PIKEPOLE_TOKEN", WRITE)]);
+            let function = function.stderr(Stdio::null()).spawn().unwrap();
+            return Self { port: address.port().to_string(), _children: [watch, function] };
+        }
+        panic!("cargo lambda watch did not start in {START_TRIES} tries; ./scripts/test installs it")
     }
 
     /// `cargo lambda invoke`: what the function returned.
