@@ -20,8 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Config, Directory};
@@ -48,8 +47,19 @@ pub(crate) struct Delivered {
     pub(crate) directory: String,
     /// With this status.
     pub(crate) status: u16,
-    /// And this answer; `null` if it was no JSON.
-    pub(crate) answer: Value,
+    /// And these counts.
+    pub(crate) answer: Counts,
+}
+
+/// What a directory says it did with an event. Nothing else of its answer goes on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counts {
+    events: Option<u64>,
+    ours: Option<u64>,
+    foreign: Option<u64>,
+    tests: Option<u64>,
+    rejected: Option<u64>,
 }
 
 /// No directory took the event.
@@ -179,7 +189,7 @@ impl Forwarder {
         directory: &Directory,
         body: &Bytes,
         token: Option<&HeaderValue>,
-    ) -> Result<(StatusCode, Value), Refusal> {
+    ) -> Result<(StatusCode, Counts), Refusal> {
         let refusal = |error: &ClientError| Refusal {
             directory: directory.url.clone(),
             why: chain(error),
@@ -199,7 +209,7 @@ impl Forwarder {
         // Read to its end, so that the connection can be used again. The status alone decides.
         let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let answer = answer.ok().and_then(|a| serde_json::from_slice(&a.to_bytes()).ok());
-        Ok((status, answer.unwrap_or(Value::Null)))
+        Ok((status, answer.unwrap_or_default()))
     }
 }
 
@@ -231,7 +241,7 @@ fn request(directory: &Directory, body: &Bytes, token: Option<&HeaderValue>) -> 
     request
 }
 
-fn judge(directory: &Directory, status: StatusCode, answer: Value) -> Result<Delivered, Refusal> {
+fn judge(directory: &Directory, status: StatusCode, answer: Counts) -> Result<Delivered, Refusal> {
     if status.is_success() {
         return Ok(Delivered { directory: directory.url.clone(), status: status.as_u16(), answer });
     }

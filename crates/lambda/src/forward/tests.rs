@@ -23,7 +23,7 @@ fn the_budget_ends_before_lambda_does() {
 #[test]
 fn a_status_says_who_must_act() {
     let directory = Directory { url: "http://a".into(), events: "http://a/v1/events".parse().unwrap() };
-    let judged = |status: u16| judge(&directory, StatusCode::from_u16(status).unwrap(), Value::Null);
+    let judged = |status: u16| judge(&directory, StatusCode::from_u16(status).unwrap(), Counts::default());
     assert!(judged(200).is_ok() && judged(202).is_ok() && judged(204).is_ok());
     for (status, set_up, last) in [
         (301, true, false),

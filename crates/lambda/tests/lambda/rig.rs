@@ -41,7 +41,7 @@ pub(crate) enum Play {
     AnswerAndClose(u16, String),
     /// Never.
     Hang,
-    /// Writes back all that it was sent.
+    /// Writes back all that it was sent, as JSON.
     Echo(u16),
 }
 
@@ -115,7 +115,7 @@ impl Part {
         let body = body.collect().await.unwrap().to_bytes();
         let line = format!("{} {}", head.method, head.uri);
         let seen = Seen { line, headers: head.headers, body, connection };
-        let echo = format!("{seen:?}");
+        let echo = serde_json::json!({ "events": 1, "echo": format!("{seen:?}") }).to_string();
         self.seen.lock().unwrap().push(seen);
         let play = {
             let mut script = self.script.lock().unwrap();
@@ -207,9 +207,10 @@ impl Lambda {
                         let (head, body) = request.into_parts();
                         let path = head.uri.path().strip_prefix("/2018-06-01/runtime/").unwrap().to_string();
                         let body = body.collect().await.unwrap().to_bytes();
-                        if path == "invocation/next" {
+                        if head.method == http::Method::GET && path == "invocation/next" {
                             return Ok::<_, Infallible>(next(&taken).await);
                         }
+                        assert_eq!(head.method, http::Method::POST, "{path}");
                         let body: Value = serde_json::from_slice(&body).unwrap();
                         match path.split('/').collect::<Vec<_>>()[..] {
                             ["init", "error"] => init_error.send(body).unwrap(),
