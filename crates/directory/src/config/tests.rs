@@ -160,4 +160,6 @@ fn the_examples_of_the_docs_are_configurations() {
         let example: String = example.lines().map(|line| format!("{}\n", line.trim())).collect();
         parse(&example).unwrap_or_else(|e| panic!("{e}\n{example}"));
     }
+    let sample = include_str!("../../../../deploy/directory.toml");
+    Config::parse(sample, |name| Some(format!("s3cret-{name}"))).unwrap_or_else(|e| panic!("{e}"));
 }
