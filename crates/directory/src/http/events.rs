@@ -149,17 +149,21 @@ async fn take(app: &Arc<App>, way: Way, body: &[u8]) -> Result<EventsTaken, ApiE
     counters.add(way, Outcome::Ours, ours);
     counters.add(way, Outcome::Foreign, foreign);
     counters.add(way, Outcome::NotKept, not_kept);
+    let wide = |count: usize| count as u64;
+    let (tests, rejected) = (wide(tests), wide(rejected.len()));
+    settle(
+        EventsTaken { events: wide(count), ours: wide(ours), foreign: wide(foreign), tests, rejected },
+        not_kept,
+    )
+}
+
+/// Only what is kept whole is acknowledged.
+fn settle(taken: EventsTaken, not_kept: usize) -> Result<EventsTaken, ApiError> {
     if not_kept > 0 {
+        let count = taken.events;
         return Err(later(format!("{not_kept} of {count} events could not be stored; send them again")));
     }
-    let wide = |count: usize| count as u64;
-    Ok(EventsTaken {
-        events: wide(count),
-        ours: wide(ours),
-        foreign: wide(foreign),
-        tests: wide(tests),
-        rejected: wide(rejected.len()),
-    })
+    Ok(taken)
 }
 
 /// In a task of its own: a caller who goes away must not break off what is half-way to the store.
@@ -334,5 +338,30 @@ impl Complaints {
         drop(silence);
         let reason: String = reason.chars().take(MAX_COMPLAINT).collect();
         tracing::warn!(way = way.as_str(), ?reason, unsaid, "events that were posted here are not taken");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_is_not_kept_makes_its_sender_come_again() {
+        let taken = EventsTaken { events: 2, ours: 2, ..EventsTaken::default() };
+        assert_eq!(settle(taken, 0).unwrap(), taken);
+        let error = settle(taken, 1).unwrap_err();
+        assert_eq!((error.code, error.retry_after), (ErrorCode::Unavailable, Some(COME_AGAIN)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_million_wrong_messages_are_a_few_lines_of_the_log() {
+        let complaints = Complaints::default();
+        for _ in 0..1_000 {
+            complaints.about(Way::Sns, "x");
+        }
+        assert_eq!(complaints.0.lock().unwrap().unsaid, 999);
+        tokio::time::advance(COMPLAIN_EVERY).await;
+        complaints.about(Way::Sns, "x");
+        assert_eq!(complaints.0.lock().unwrap().unsaid, 0);
     }
 }

@@ -70,9 +70,7 @@ async fn a_sender_that_waits_to_be_asked_is_asked() {
     let rig = Rig::with_two().await;
     let body = hook("f1", "i-0");
     let length = body.len().to_string();
-    let mut wire = rig.begin("POST", PATH).await;
-    drop(wire.answer().await);
-    wire = rig.connect().await;
+    let mut wire = rig.connect().await;
     wire.request("POST", PATH, &[("Content-Length", &length), ("Expect", "100-continue")]).await;
     assert_eq!(wire.answer().await.status, 100);
     wire.send(&body).await;
