@@ -532,7 +532,8 @@ async fn only_what_must_not_come_again_is_refused() {
 
     let raw = rig.post(PATH, &[("x-amz-sns-rawdelivery", "true")], &hook("f1", "i-0")).await;
     assert_eq!((raw.status, raw.code().as_str()), (400, "bad_request"));
-    let large = rig.post(PATH, &[], &" ".repeat((1 << 20) + 1)).await;
+    // Its length alone is enough: a body that is sent all the same would meet a closed door.
+    let large = rig.ask("POST", PATH, &[("Content-Length", "1048577"), ("Expect", "100-continue")]).await;
     assert_eq!((large.status, large.code().as_str()), (413, "too_large"));
 }
 
