@@ -388,6 +388,21 @@ pub enum RefreshStatus {
     Pending,
 }
 
+/// What became of a body of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventsTaken {
+    /// Events in it.
+    pub events: u64,
+    /// Those about an instance of a fleet that is served here.
+    pub ours: u64,
+    /// Those about other groups and instances.
+    pub foreign: u64,
+    /// Test notifications of AWS.
+    pub tests: u64,
+    /// Parts that could not be understood; sending them again will not help.
+    pub rejected: u64,
+}
+
 /// The body of every error of `/v1`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -16,7 +16,8 @@ use crate::config::{Config, SourceConfig, TlsConfig};
 #[cfg(feature = "redis")]
 use crate::engine::ReplicaTimes;
 use crate::engine::{Engine, Setup, SourceSetup, Stores};
-use crate::http::{App, run};
+use crate::events::sns::{Outside, Sns};
+use crate::http::{App, Limits, run};
 use crate::shutdown::{self, Shutdown};
 use crate::source::Source;
 use crate::source::file::FileSource;
@@ -60,7 +61,14 @@ pub async fn serve(
         alerts: Alerts::new(config.alerts.webhook.clone(), shutdown.clone()),
     };
     let engine = Engine::open(setup).await;
-    let app = App::new(Arc::clone(&engine), &config.server);
+    // The system's certificates are read only if somebody has to be verified.
+    let sns = match config.events.sns_topics.is_empty() {
+        true => None,
+        false => {
+            Sns::new(&config.events, engine.clock().clone(), Outside::system()).map_err(RunError::Setup)?
+        }
+    };
+    let app = App::with_events(Arc::clone(&engine), &config.server, Limits::default(), Arc::default(), sns);
     serve_engine(engine, app, listener, config.server.tls.clone(), (trigger, shutdown), stop).await
 }
 

@@ -6,10 +6,13 @@
 //! Invariant: a body that cannot be understood is counted and acknowledged, never an error that makes
 //! the sender try again: poison does not loop.
 
+mod counters;
 pub mod decode;
+pub mod sns;
 #[cfg(feature = "aws")]
 pub mod sqs;
 
+pub use counters::{Counters, Outcome, Way};
 use pikepole_fleet::{GroupName, Hook, InstanceId, Region, Timestamp};
 
 /// One event, whatever it was wrapped in. It is believed: the way it came in was verified.

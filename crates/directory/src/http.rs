@@ -8,6 +8,7 @@ mod agents;
 mod auth;
 mod body;
 mod connection;
+mod events;
 mod fleets;
 mod limits;
 mod metrics;
@@ -34,10 +35,12 @@ use hyper::service::Service;
 
 use crate::config::ServerConfig;
 use crate::engine::{Engine, Fleet};
+use crate::events::sns::Sns;
 use crate::shutdown::Shutdown;
 use agents::Presence;
 use auth::Auth;
 pub use connection::run;
+use events::Intake;
 pub use limits::Limits;
 use metrics::Counters;
 use reply::{ApiError, Reply};
@@ -49,6 +52,7 @@ pub struct App {
     auth: Auth,
     limits: Limits,
     counters: Counters,
+    intake: Intake,
 }
 
 impl App {
@@ -59,8 +63,20 @@ impl App {
 
     /// The same, with other limits than those that suit production: for tests.
     pub fn with_limits(engine: Arc<Engine>, config: &ServerConfig, limits: Limits) -> Arc<Self> {
+        Self::with_events(engine, config, limits, Arc::default(), None)
+    }
+
+    /// The same, with what events are counted in, and with the topics of SNS that are taken.
+    pub fn with_events(
+        engine: Arc<Engine>,
+        config: &ServerConfig,
+        limits: Limits,
+        counters: Arc<crate::events::Counters>,
+        sns: Option<Sns>,
+    ) -> Arc<Self> {
         let auth = Auth { tokens: config.tokens.clone(), compat_anonymous: config.compat_anonymous };
-        Arc::new(Self { engine, auth, limits, counters: Counters::default() })
+        let intake = Intake::new(counters, sns);
+        Arc::new(Self { engine, auth, limits, counters: Counters::default(), intake })
     }
 
     fn fleet(&self, name: &str) -> Result<&Arc<Fleet>, ApiError> {
@@ -107,15 +123,15 @@ impl Service<Request<Incoming>> for Desk {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        // Only the head is kept while an answer is waited for, and of it only what is needed.
+        // Only the head is kept while an answer is waited for, and of it only what is needed. The body goes to the two
+        // routes that read one.
         let (head, body) = request.into_parts();
-        drop(body);
-        self.answer(&head)
+        self.answer(&head, body)
     }
 }
 
 impl Desk {
-    fn answer(&self, head: &http::request::Parts) -> Answer {
+    fn answer(&self, head: &http::request::Parts, body: Incoming) -> Answer {
         let Some(route) = Route::parse(head.uri.path()) else {
             return self.now(Route::OTHER, reply::no_such_path());
         };
@@ -126,10 +142,15 @@ impl Desk {
         if let Err(error) = self.app.auth.check(route.right(), &head.headers) {
             return self.now(label, error.into_reply());
         }
-        self.route(route, head).unwrap_or_else(|error| self.now(label, error.into_reply()))
+        self.route(route, head, body).unwrap_or_else(|error| self.now(label, error.into_reply()))
     }
 
-    fn route(&self, route: Route<'_>, head: &http::request::Parts) -> Result<Answer, ApiError> {
+    fn route(
+        &self,
+        route: Route<'_>,
+        head: &http::request::Parts,
+        body: Incoming,
+    ) -> Result<Answer, ApiError> {
         let app = &self.app;
         let query = head.uri.query();
         let label = route.label();
@@ -171,6 +192,14 @@ impl Desk {
                 return Ok(self.later(label, fleets::refresh(Arc::clone(app), Arc::clone(fleet), wait)));
             }
             Route::Agents => agents::list(app, query)?,
+            Route::Events => {
+                query::strict(query, [])?;
+                return Ok(self.later(label, events::post(Arc::clone(app), body)));
+            }
+            Route::EventsSns => {
+                query::strict(query, [])?;
+                return Ok(self.later(label, events::post_sns(Arc::clone(app), head.headers.clone(), body)));
+            }
             Route::Watch => watch::open(app, query)?,
             Route::PrometheusSd => fleets::prometheus_sd(app, query)?,
             Route::Metrics => metrics::reply(app, &head.headers),

@@ -19,6 +19,8 @@ mod engine_stores;
 mod engine_truth;
 #[path = "directory/engine_webhook.rs"]
 mod engine_webhook;
+#[path = "directory/events_http.rs"]
+mod events_http;
 #[path = "directory/harness.rs"]
 mod harness;
 #[path = "directory/hostile.rs"]
@@ -40,6 +42,8 @@ mod replicas_random;
 mod replicas_rig;
 #[path = "directory/roster.rs"]
 mod roster;
+#[path = "directory/sns.rs"]
+mod sns;
 #[path = "directory/stop.rs"]
 mod stop;
 #[path = "directory/surface.rs"]

@@ -7,3 +7,4 @@
 
 pub mod aws;
 pub mod process;
+pub mod sns;

@@ -13,6 +13,16 @@ pub(super) const SPARE_FILES: usize = 128;
 /// Connections at once, if the file limit allows them.
 pub(super) const MAX_CONNECTIONS: usize = 200_000;
 
+/// Bytes of a body at `/v1/events`: 30 of the largest messages of SQS.
+pub(super) const MAX_EVENTS_BODY: usize = 8 * 1024 * 1024;
+/// Bytes of a body at `/v1/events/sns`: a message has 256 KiB, and each may take six bytes in JSON only if it is
+/// mostly control characters.
+pub(super) const MAX_SNS_BODY: usize = 1024 * 1024;
+/// Requests at `/v1/events` that are read and worked on at once: 128 MiB if all are as large as they may be.
+pub(super) const MOST_EVENTS_BODIES: usize = 16;
+/// The same at `/v1/events/sns`, apart, since anyone may send there: 128 MiB.
+pub(super) const MOST_SNS_BODIES: usize = 128;
+
 /// How long things may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -31,6 +41,12 @@ pub struct Limits {
     pub first_answer: Duration,
     /// How long the seed's hint waits: a Lambda's default patience is 3 s, and it has to hear the answer.
     pub update_answer: Duration,
+    /// A whole body must arrive within this.
+    pub body_time: Duration,
+    /// How long a request waits for its turn to be read.
+    pub body_turn: Duration,
+    /// SNS hears an answer within this, whatever happens; it gives up after 15 s.
+    pub sns_answer: Duration,
     /// A comment this often keeps proxies on the way from cutting an idle event stream.
     pub comment_every: Duration,
     /// How often the certificate files are looked at.
@@ -47,6 +63,9 @@ impl Default for Limits {
             grace: Duration::from_secs(5),
             first_answer: Duration::from_secs(2),
             update_answer: Duration::from_millis(2_300),
+            body_time: Duration::from_secs(10),
+            body_turn: Duration::from_secs(1),
+            sns_answer: Duration::from_secs(14),
             comment_every: Duration::from_secs(15),
             look_every: Duration::from_secs(2),
         }

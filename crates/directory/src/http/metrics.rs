@@ -20,9 +20,10 @@ use super::accept::prefers;
 use super::reply::{Reply, whole};
 use super::route::Route;
 use crate::engine::{Engine, Fleet};
+use crate::events::{Outcome, Way};
 
 /// Statuses that are counted by themselves; the rest shares the last place.
-const STATUSES: [u16; 14] = [200, 202, 304, 400, 401, 403, 404, 405, 413, 431, 500, 502, 503, 0];
+const STATUSES: [u16; 15] = [200, 202, 304, 400, 401, 403, 404, 405, 408, 413, 431, 500, 502, 503, 0];
 
 /// Counts of one server.
 #[derive(Debug)]
@@ -87,6 +88,7 @@ impl Collector for Scrape {
         let app = &self.0;
         fleets(&app.engine, &mut encoder)?;
         engine(&app.engine, &mut encoder)?;
+        events(app.intake.counters(), &mut encoder)?;
         server(&app.counters, &mut encoder)
     }
 }
@@ -203,6 +205,18 @@ fn engine(engine: &Engine, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     for (kind, count) in engine.alerts().open_by_kind() {
         let labels: Labels<'_> = [("kind", kind.as_str())];
         ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn events(counters: &crate::events::Counters, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Events and the messages they came in, by the way in and what became of them";
+    let mut family = encoder.encode_descriptor("events", help, None, MetricType::Counter)?;
+    for way in Way::ALL {
+        for outcome in Outcome::ALL {
+            let labels = [("way", way.as_str()), ("outcome", outcome.as_str())];
+            ConstCounter::new(counters.get(way, outcome)).encode(family.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }

@@ -12,6 +12,8 @@ pub(super) enum Route<'a> {
     Roster(&'a str),
     Refresh(&'a str),
     Agents,
+    Events,
+    EventsSns,
     Watch,
     PrometheusSd,
     Metrics,
@@ -44,7 +46,7 @@ pub(super) enum Scope {
 
 impl<'a> Route<'a> {
     /// Every label that metrics use, so that a route costs no allocation to count.
-    pub(super) const LABELS: [&'static str; 18] = [
+    pub(super) const LABELS: [&'static str; 20] = [
         "/logstash-ip",
         "/update-ip-list",
         "/v1/fleets",
@@ -62,6 +64,8 @@ impl<'a> Route<'a> {
         "/app.js",
         "/app.css",
         "/favicon.svg",
+        "/v1/events",
+        "/v1/events/sns",
         "other",
     ];
     /// The label of a path that names nothing.
@@ -81,6 +85,8 @@ impl<'a> Route<'a> {
             "/logstash-ip" => Self::SeedHosts,
             "/update-ip-list" => Self::SeedUpdate,
             "/v1/fleets" => Self::Fleets,
+            "/v1/events" => Self::Events,
+            "/v1/events/sns" => Self::EventsSns,
             "/v1/watch" => Self::Watch,
             "/v1/agents" => Self::Agents,
             "/prometheus/sd" => Self::PrometheusSd,
@@ -116,30 +122,33 @@ impl<'a> Route<'a> {
             Self::Script => 14,
             Self::Style => 15,
             Self::Icon => 16,
+            Self::Events => 17,
+            Self::EventsSns => 18,
         }
     }
 
     /// The methods it takes, as the `Allow` header says them.
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::Refresh(_) => "POST",
+            Self::Refresh(_) | Self::Events | Self::EventsSns => "POST",
             _ => "GET, HEAD",
         }
     }
 
     pub(super) fn takes(self, method: &Method) -> bool {
         match self {
-            Self::Refresh(_) => method == Method::POST,
+            Self::Refresh(_) | Self::Events | Self::EventsSns => method == Method::POST,
             _ => method == Method::GET || method == Method::HEAD,
         }
     }
 
     pub(super) const fn right(self) -> Right {
         match self {
-            Self::Healthz | Self::Readyz | Self::Icon => Right::Anyone,
+            // SNS has no token: its signature is checked instead.
+            Self::Healthz | Self::Readyz | Self::Icon | Self::EventsSns => Right::Anyone,
             Self::SeedHosts => Right::Seed(Scope::Read),
             Self::SeedUpdate => Right::Seed(Scope::Write),
-            Self::Refresh(_) => Right::Token(Scope::Write),
+            Self::Refresh(_) | Self::Events => Right::Token(Scope::Write),
             _ => Right::Token(Scope::Read),
         }
     }

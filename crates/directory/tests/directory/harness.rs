@@ -15,19 +15,22 @@ use std::time::Duration;
 use pikepole_directory::alerts::Alerts;
 use pikepole_directory::clock::Clock;
 use pikepole_directory::config::{
-    DrainConfig, FleetConfig, ProbeConfig, Secret, ServerConfig, SourceConfig, TlsConfig, Tokens,
+    DrainConfig, EventsConfig, FleetConfig, ProbeConfig, Secret, ServerConfig, SnsSignature, SourceConfig,
+    TlsConfig, Tokens,
 };
 use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
+use pikepole_directory::events::sns::{Outside, Sns};
 use pikepole_directory::http::{App, Limits, run};
 use pikepole_directory::shutdown::{self, Trigger};
 use pikepole_directory::source::sim::SimCloud;
 use pikepole_fleet::{
     Describe, GroupName, GuardPolicy, Input, Instance, Lifecycle, Outcome, Proof, Timestamp,
 };
+use pikepole_testkit::sns::{FakeSns, TOPIC};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-pub(crate) use wire::{Answer, Events, Wire};
+pub(crate) use wire::{Answer, Events, Wire, request};
 
 /// No wait in a test is longer: what has not happened by then never will.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +66,11 @@ pub(crate) fn fleet(name: &str, dc: &str, region: &str) -> FleetConfig {
     }
 }
 
+/// One topic, the fake SNS's.
+pub(crate) fn events_config(sns_signature: SnsSignature) -> EventsConfig {
+    EventsConfig { sqs: Vec::new(), sns_topics: vec![TOPIC.into()], complete_hooks: true, sns_signature }
+}
+
 /// What a test wants of its directory.
 pub(crate) struct Plan {
     fleets: Vec<FleetConfig>,
@@ -72,6 +80,7 @@ pub(crate) struct Plan {
     limits: Limits,
     policy: GuardPolicy,
     reconciling: bool,
+    sns: Option<Outside>,
 }
 
 impl Plan {
@@ -85,6 +94,7 @@ impl Plan {
             limits: Limits::default(),
             policy: GuardPolicy::default(),
             reconciling: false,
+            sns: None,
         }
     }
 
@@ -125,6 +135,12 @@ impl Plan {
         self
     }
 
+    /// Messages of a topic of the fake SNS are taken.
+    pub(crate) fn sns(mut self, sns: &FakeSns) -> Self {
+        self.sns = Some(Outside::replaced(sns.roots(), sns.lookup()));
+        self
+    }
+
     pub(crate) async fn start(self) -> Rig {
         let now = Arc::new(AtomicU64::new(EPOCH));
         let read = Arc::clone(&now);
@@ -159,7 +175,10 @@ impl Plan {
             tokens: self.tokens,
             compat_anonymous: self.compat_anonymous,
         };
-        let app = App::with_limits(Arc::clone(&engine), &server, self.limits);
+        let sns = self.sns.and_then(|outside| {
+            Sns::new(&events_config(SnsSignature::Any), engine.clock().clone(), outside).unwrap()
+        });
+        let app = App::with_events(Arc::clone(&engine), &server, self.limits, Arc::default(), sns);
         let tasks = if self.reconciling { engine.start(&shutdown) } else { JoinSet::new() };
         let server = tokio::spawn(run(listener, app, self.tls, shutdown));
         Rig { engine, cloud, address, now, trigger, server, tasks }
@@ -241,6 +260,15 @@ impl Rig {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, &[]).await
+    }
+
+    /// Posts a body.
+    pub(crate) async fn post(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let length = body.len().to_string();
+        let headers = [headers, &[("Content-Length", &*length)]].concat();
+        let mut wire = self.connect().await;
+        wire.send([&request("POST", path, &headers)[..], body.as_bytes()].concat()).await;
+        wire.answer().await
     }
 
     /// Starts a request whose answer will come later.

@@ -5,13 +5,15 @@ use serde_json::{Value, json};
 use super::harness::{Plan, Rig};
 
 /// Every route of the contract, and the methods it takes.
-const ROUTES: [(&str, &str); 16] = [
+const ROUTES: [(&str, &str); 18] = [
     ("/logstash-ip?dcid=some-dc&region=ap-south-1", "GET, HEAD"),
     ("/update-ip-list?region=ap-south-1&dcid=some-dc&as_name=f1", "GET, HEAD"),
     ("/v1/fleets", "GET, HEAD"),
     ("/v1/fleets/f1", "GET, HEAD"),
     ("/v1/fleets/f1/roster", "GET, HEAD"),
     ("/v1/fleets/f1/refresh", "POST"),
+    ("/v1/events", "POST"),
+    ("/v1/events/sns", "POST"),
     ("/v1/watch", "GET, HEAD"),
     ("/prometheus/sd", "GET, HEAD"),
     ("/metrics", "GET, HEAD"),
