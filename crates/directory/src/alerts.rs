@@ -5,7 +5,7 @@ mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use pikepole_api::time::{Rfc3339, format_duration};
 use pikepole_api::v1;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Webhook;
 use crate::engine::{Engine, Fleet};
+use crate::events::Feed;
 use crate::shutdown::Shutdown;
 use crate::source::SourceError;
 
@@ -32,6 +33,8 @@ struct Inner {
     book: Mutex<Book>,
     queue: Option<mpsc::Sender<Alert>>,
     undelivered: Arc<AtomicU64>,
+    /// The ways in, once they stand.
+    feed: OnceLock<Arc<Feed>>,
 }
 
 #[derive(Default)]
@@ -58,12 +61,19 @@ impl Alerts {
     }
 
     fn over(queue: Option<mpsc::Sender<Alert>>, undelivered: Arc<AtomicU64>) -> Self {
-        Self(Arc::new(Inner { review: Mutex::default(), book: Mutex::default(), queue, undelivered }))
+        let feed = OnceLock::new();
+        Self(Arc::new(Inner { review: Mutex::default(), book: Mutex::default(), queue, undelivered, feed }))
     }
 
     /// Alerts that no webhook took, since the start.
     pub fn undelivered(&self) -> &AtomicU64 {
         &self.0.undelivered
+    }
+
+    /// From now on the problems of the ways in are told too.
+    pub fn watch_feed(&self, feed: &Arc<Feed>) {
+        // A directory has one.
+        drop(self.0.feed.set(Arc::clone(feed)));
     }
 
     /// Looks at every problem the engine can have.
@@ -79,7 +89,8 @@ impl Alerts {
             findings.lives(fleet);
         }
         findings.hooks(engine);
-        for (kind, subject, detail) in engine.stores().problems() {
+        let feed = self.0.feed.get().map(|feed| feed.problems(now)).unwrap_or_default();
+        for (kind, subject, detail) in engine.stores().problems().into_iter().chain(feed) {
             findings.is(kind, &subject, true, || detail);
         }
         self.settle(findings, now);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::alerts::Alerts;
 use crate::clock::Clock;
@@ -16,13 +17,21 @@ use crate::config::{Config, SourceConfig, TlsConfig};
 #[cfg(feature = "redis")]
 use crate::engine::ReplicaTimes;
 use crate::engine::{Engine, Setup, SourceSetup, Stores};
+use crate::events::Feed;
+#[cfg(feature = "aws")]
+use crate::events::Way;
 use crate::events::sns::{Outside, Sns};
+#[cfg(feature = "aws")]
+use crate::events::sqs::SqsPoller;
 use crate::http::{App, Limits, run};
 use crate::shutdown::{self, Shutdown};
 use crate::source::Source;
 use crate::source::file::FileSource;
 use crate::store::file::FileStore;
 use crate::store::{Store, StoreError};
+
+/// What is under way at the end may take so long.
+const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// Between two describes of a file or a simulation, which cost nothing.
 const LOCAL_GAP: Duration = Duration::from_millis(100);
@@ -61,15 +70,60 @@ pub async fn serve(
         alerts: Alerts::new(config.alerts.webhook.clone(), shutdown.clone()),
     };
     let engine = Engine::open(setup).await;
-    // The system's certificates are read only if somebody has to be verified.
-    let sns = match config.events.sns_topics.is_empty() {
-        true => None,
-        false => {
-            Sns::new(&config.events, engine.clock().clone(), Outside::system()).map_err(RunError::Setup)?
+    let feed = Feed::new(sns(&config, engine.clock())?);
+    let mut background = JoinSet::new();
+    #[cfg(feature = "aws")]
+    let (feed, pollers) = queues(&config, feed, engine.clock()).await?;
+    let feed = Arc::new(feed);
+    engine.alerts().watch_feed(&feed);
+    #[cfg(feature = "aws")]
+    for poller in pollers {
+        background.spawn(poll(poller, Arc::clone(&engine), Arc::clone(&feed), shutdown.clone()));
+    }
+    let app = App::with_feed(Arc::clone(&engine), &config.server, Limits::default(), feed);
+    let tls = config.server.tls.clone();
+    serve_with(engine, app, listener, tls, (trigger, shutdown), stop, background).await
+}
+
+/// Who takes messages of SNS. The system's certificates are read only if somebody has to be verified.
+fn sns(config: &Config, clock: &Clock) -> Result<Option<Sns>, RunError> {
+    if config.events.sns_topics.is_empty() {
+        return Ok(None);
+    }
+    Sns::new(&config.events, clock.clone(), Outside::system()).map_err(RunError::Setup)
+}
+
+/// A poller for each queue.
+#[cfg(feature = "aws")]
+async fn queues(config: &Config, feed: Feed, clock: &Clock) -> Result<(Feed, Vec<SqsPoller>), RunError> {
+    use crate::events::sqs::SqsSettings;
+    let mut pollers = Vec::new();
+    for url in &config.events.sqs {
+        let region = config.fleets.first().map(|fleet| fleet.region.clone());
+        let region = region.expect("a configuration has a fleet");
+        let mut settings = SqsSettings::new(url.clone(), region, clock.clone());
+        settings.aws.endpoint_url.clone_from(&config.aws.endpoint_url);
+        let poller = Box::pin(SqsPoller::new(settings)).await;
+        pollers.push(poller.map_err(|e| RunError::Setup(format!("events.sqs: {e}")))?);
+    }
+    let health = pollers.iter().map(SqsPoller::health).collect();
+    Ok((feed.with_queues(health), pollers))
+}
+
+/// Feeds the engine from one queue until the shutdown.
+#[cfg(feature = "aws")]
+async fn poll(poller: SqsPoller, engine: Arc<Engine>, feed: Arc<Feed>, shutdown: Shutdown) {
+    use crate::events::sqs::{Kept, Message};
+    let handle = move |message: Message| {
+        let (engine, feed) = (Arc::clone(&engine), Arc::clone(&feed));
+        async move {
+            match feed.take(&engine, Way::Sqs, message.body.as_bytes()).await {
+                Ok(fed) if fed.taken.not_kept == 0 => Kept::Yes,
+                Ok(_) | Err(_) => Kept::No,
+            }
         }
     };
-    let app = App::with_events(Arc::clone(&engine), &config.server, Limits::default(), Arc::default(), sns);
-    serve_engine(engine, app, listener, config.server.tls.clone(), (trigger, shutdown), stop).await
+    poller.run(handle, shutdown).await;
 }
 
 /// The same for an engine that is already set up: the demo's, a test's.
@@ -78,8 +132,20 @@ pub async fn serve_engine(
     app: Arc<App>,
     listener: TcpListener,
     tls: Option<TlsConfig>,
+    ends: (shutdown::Trigger, Shutdown),
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    serve_with(engine, app, listener, tls, ends, stop, JoinSet::new()).await
+}
+
+async fn serve_with(
+    engine: Arc<Engine>,
+    app: Arc<App>,
+    listener: TcpListener,
+    tls: Option<TlsConfig>,
     (trigger, shutdown): (shutdown::Trigger, Shutdown),
     stop: impl Future<Output = ()>,
+    mut background: JoinSet<()>,
 ) -> Result<(), RunError> {
     let mut tasks = engine.start(&shutdown);
     let mut server = tokio::spawn(run(listener, app, tls, shutdown));
@@ -91,8 +157,12 @@ pub async fn serve_engine(
         }
     };
     trigger.stop();
-    let finished = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(Duration::from_secs(2), finished).await.is_err() {
+    // What is half-way from a queue to the store comes first, while the engine's own tasks end.
+    let finished = async {
+        while background.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(LAST_WORK, finished).await.is_err() {
         tracing::warn!("a background task did not stop in time");
     }
     match ended {

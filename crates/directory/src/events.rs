@@ -1,18 +1,21 @@
 //! What AWS says as it says it: from the bodies of SQS, SNS, Lambda and EventBridge to what the engine
 //! learns.
 //!
-//! `decode` is pure. `sqs` and `sns` are ways in; so are `POST /v1/events` and `pikepole-lambda`.
+//! `decode` is pure. `sqs` and `sns` are ways in; so are `POST /v1/events` and `pikepole-lambda`. In `feed`
+//! they meet.
 //!
 //! Invariant: a body that cannot be understood is counted and acknowledged, never an error that makes
 //! the sender try again: poison does not loop.
 
 mod counters;
 pub mod decode;
+mod feed;
 pub mod sns;
 #[cfg(feature = "aws")]
 pub mod sqs;
 
 pub use counters::{Counters, Outcome, Way};
+pub use feed::{Fed, Feed, NotFed};
 use pikepole_fleet::{GroupName, Hook, InstanceId, Region, Timestamp};
 
 /// One event, whatever it was wrapped in. It is believed: the way it came in was verified.

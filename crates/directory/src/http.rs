@@ -35,12 +35,12 @@ use hyper::service::Service;
 
 use crate::config::ServerConfig;
 use crate::engine::{Engine, Fleet};
-use crate::events::sns::Sns;
+use crate::events::Feed;
 use crate::shutdown::Shutdown;
 use agents::Presence;
 use auth::Auth;
 pub use connection::run;
-use events::Intake;
+use events::Turns;
 pub use limits::Limits;
 use metrics::Counters;
 use reply::{ApiError, Reply};
@@ -52,7 +52,8 @@ pub struct App {
     auth: Auth,
     limits: Limits,
     counters: Counters,
-    intake: Intake,
+    feed: Arc<Feed>,
+    turns: Turns,
 }
 
 impl App {
@@ -63,20 +64,18 @@ impl App {
 
     /// The same, with other limits than those that suit production: for tests.
     pub fn with_limits(engine: Arc<Engine>, config: &ServerConfig, limits: Limits) -> Arc<Self> {
-        Self::with_events(engine, config, limits, Arc::default(), None)
+        Self::with_feed(engine, config, limits, Arc::default())
     }
 
-    /// The same, with what events are counted in, and with the topics of SNS that are taken.
-    pub fn with_events(
+    /// The same, with the ways in that others use too.
+    pub fn with_feed(
         engine: Arc<Engine>,
         config: &ServerConfig,
         limits: Limits,
-        counters: Arc<crate::events::Counters>,
-        sns: Option<Sns>,
+        feed: Arc<Feed>,
     ) -> Arc<Self> {
         let auth = Auth { tokens: config.tokens.clone(), compat_anonymous: config.compat_anonymous };
-        let intake = Intake::new(counters, sns);
-        Arc::new(Self { engine, auth, limits, counters: Counters::default(), intake })
+        Arc::new(Self { engine, auth, limits, counters: Counters::default(), feed, turns: Turns::default() })
     }
 
     fn fleet(&self, name: &str) -> Result<&Arc<Fleet>, ApiError> {

@@ -23,6 +23,8 @@ pub enum Outcome {
     Foreign,
     /// A test notification of AWS.
     Test,
+    /// Something of AWS that says nothing about collectors.
+    Irrelevant,
     /// Something that could not be understood; acknowledged, so that it does not come again.
     Rejected,
     /// An event whose effect is in no store; it has to come again.
@@ -55,10 +57,11 @@ impl Way {
 
 impl Outcome {
     /// Every outcome, in the order of the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ours,
         Self::Foreign,
         Self::Test,
+        Self::Irrelevant,
         Self::Rejected,
         Self::NotKept,
         Self::Replayed,
@@ -74,6 +77,7 @@ impl Outcome {
             Self::Ours => "ours",
             Self::Foreign => "foreign",
             Self::Test => "test",
+            Self::Irrelevant => "irrelevant",
             Self::Rejected => "rejected",
             Self::NotKept => "not_kept",
             Self::Replayed => "replayed",
@@ -120,6 +124,6 @@ mod tests {
             }
         }
         let counts = Way::ALL.into_iter().flat_map(|w| Outcome::ALL.map(|o| counters.get(w, o)));
-        assert!(counts.eq(1..=30));
+        assert!(counts.eq(1..=33));
     }
 }

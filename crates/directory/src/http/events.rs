@@ -6,68 +6,41 @@
 //!
 //! Invariant: an answer of success means that every effect is in the store.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use pikepole_api::v1::{ErrorCode, EventsTaken};
-use pikepole_fleet::{Hook, Transition};
-use serde::Deserialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
 
 use super::App;
 use super::limits::{MAX_EVENTS_BODY, MAX_SNS_BODY, MOST_EVENTS_BODIES, MOST_SNS_BODIES};
 use super::reply::{ApiError, Reply, json};
-use crate::engine::{Engine, Taken};
-use crate::events::sns::{Admitted, NotAdmitted, Sns};
-use crate::events::{Counters, Event, EventKind, Outcome, WarmPool, Way};
+use crate::events::sns::{Admitted, NotAdmitted};
+use crate::events::{Outcome, Way};
 
 /// Seconds after which a sender may try again.
 const COME_AGAIN: u32 = 5;
-/// Between two lines of the log about bodies that were not taken.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
-/// Letters of a reason in the log.
-const MAX_COMPLAINT: usize = 200;
 
-/// The state of both routes.
-pub(super) struct Intake {
-    counters: Arc<Counters>,
-    sns: Option<Sns>,
+/// Turns to read a body, so that only so many are in memory at once.
+pub(super) struct Turns {
     bodies: Semaphore,
     sns_bodies: Semaphore,
-    complaints: Complaints,
 }
 
-impl Intake {
-    pub(super) fn new(counters: Arc<Counters>, sns: Option<Sns>) -> Self {
-        Self {
-            counters,
-            sns,
-            bodies: Semaphore::new(MOST_EVENTS_BODIES),
-            sns_bodies: Semaphore::new(MOST_SNS_BODIES),
-            complaints: Complaints::default(),
-        }
-    }
-
-    pub(super) fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    pub(super) const fn sns(&self) -> Option<&Sns> {
-        self.sns.as_ref()
+impl Default for Turns {
+    fn default() -> Self {
+        Self { bodies: Semaphore::new(MOST_EVENTS_BODIES), sns_bodies: Semaphore::new(MOST_SNS_BODIES) }
     }
 }
 
 /// `POST /v1/events`: any body, from somebody with a token.
 pub(super) async fn post(app: Arc<App>, body: Incoming) -> Reply {
-    let intake = &app.intake;
-    let (body, _turn) = match read(&app, body, &intake.bodies, MAX_EVENTS_BODY).await {
+    let (body, _turn) = match read(&app, body, &app.turns.bodies, MAX_EVENTS_BODY).await {
         Ok(read) => read,
         Err(unread) => {
-            intake.counters.add(Way::Http, unread.outcome(), 1);
+            app.feed.counters().add(Way::Http, unread.outcome(), 1);
             return unread.into_reply();
         }
     };
@@ -91,11 +64,11 @@ pub(super) async fn post_sns(app: Arc<App>, headers: HeaderMap, body: Incoming) 
 }
 
 async fn take_sns(app: &Arc<App>, headers: &HeaderMap, body: Incoming) -> Result<EventsTaken, ApiError> {
-    let Some(sns) = app.intake.sns() else {
+    let Some(sns) = app.feed.sns() else {
         let message = "no topic of SNS is taken here: list the ARN of yours in [events] sns_topics";
         return Err(refused(app, Outcome::Refused, ApiError::new(ErrorCode::Forbidden, message)));
     };
-    let (body, _turn) = read(app, body, &app.intake.sns_bodies, MAX_SNS_BODY).await.map_err(|unread| {
+    let (body, _turn) = read(app, body, &app.turns.sns_bodies, MAX_SNS_BODY).await.map_err(|unread| {
         // A slow body is no reason to lose a message: SNS takes every 4xx but 429 for final.
         let error =
             if unread == Unread::Slow { later("the body came too slowly") } else { unread.into_error() };
@@ -120,14 +93,14 @@ async fn take_sns(app: &Arc<App>, headers: &HeaderMap, body: Incoming) -> Result
             return Err(refused(app, Outcome::Refused, ApiError::new(code, why.to_string())));
         }
     };
-    app.intake.counters.add(Way::Sns, outcome, 1);
+    app.feed.counters().add(Way::Sns, outcome, 1);
     Ok(nothing)
 }
 
 /// Counts and mentions a message of SNS that is not taken.
 fn refused(app: &App, outcome: Outcome, error: ApiError) -> ApiError {
-    app.intake.counters.add(Way::Sns, outcome, 1);
-    app.intake.complaints.about(Way::Sns, &error.message);
+    app.feed.counters().add(Way::Sns, outcome, 1);
+    app.feed.complain(Way::Sns, &error.message);
     error
 }
 
@@ -135,26 +108,19 @@ fn later(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::Unavailable, message).retry_after(COME_AGAIN)
 }
 
-/// Hands what a body holds to the engine, and counts it.
+/// Hands what a body holds to the engine.
 async fn take(app: &Arc<App>, way: Way, body: &[u8]) -> Result<EventsTaken, ApiError> {
-    let Held { events, tests, rejected } = take_body(body);
-    let count = events.len();
-    let counters = &app.intake.counters;
-    counters.add(way, Outcome::Test, tests);
-    counters.add(way, Outcome::Rejected, rejected.len());
-    if let Some(reason) = rejected.first() {
-        app.intake.complaints.about(way, reason);
-    }
-    let Taken { ours, foreign, not_kept } = take_events(&app.engine, events).await?;
-    counters.add(way, Outcome::Ours, ours);
-    counters.add(way, Outcome::Foreign, foreign);
-    counters.add(way, Outcome::NotKept, not_kept);
+    let fed = app.feed.take(&app.engine, way, body).await;
+    let fed = fed.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     let wide = |count: usize| count as u64;
-    let (tests, rejected) = (wide(tests), wide(rejected.len()));
-    settle(
-        EventsTaken { events: wide(count), ours: wide(ours), foreign: wide(foreign), tests, rejected },
-        not_kept,
-    )
+    let taken = EventsTaken {
+        events: wide(fed.events),
+        ours: wide(fed.taken.ours),
+        foreign: wide(fed.taken.foreign),
+        tests: wide(fed.tests),
+        rejected: wide(fed.rejected),
+    };
+    settle(taken, fed.taken.not_kept)
 }
 
 /// Only what is kept whole is acknowledged.
@@ -164,82 +130,6 @@ fn settle(taken: EventsTaken, not_kept: usize) -> Result<EventsTaken, ApiError> 
         return Err(later(format!("{not_kept} of {count} events could not be stored; send them again")));
     }
     Ok(taken)
-}
-
-/// In a task of its own: a caller who goes away must not break off what is half-way to the store.
-async fn take_events(engine: &Arc<Engine>, events: Vec<Event>) -> Result<Taken, ApiError> {
-    if events.is_empty() {
-        return Ok(Taken::default());
-    }
-    let engine = Arc::clone(engine);
-    let task = tokio::spawn(async move { engine.take_events(&events).await });
-    task.await
-        .map_err(|_| ApiError::new(ErrorCode::Internal, "the events could not be taken; send them again"))
-}
-
-/// What a body holds.
-struct Held {
-    events: Vec<Event>,
-    tests: usize,
-    /// Why parts of it are not understood.
-    rejected: Vec<String>,
-}
-
-/// Reads the message of a lifecycle hook as Auto Scaling writes it.
-fn take_body(body: &[u8]) -> Held {
-    let mut held = Held { events: Vec::new(), tests: 0, rejected: Vec::new() };
-    match serde_json::from_slice::<HookMessage>(body) {
-        Ok(HookMessage { event: Some(event), .. }) if event == "autoscaling:TEST_NOTIFICATION" => {
-            held.tests = 1
-        }
-        Ok(message) => match message.into_event() {
-            Some(event) => held.events.push(event),
-            None => held.rejected.push("not the message of a lifecycle hook".into()),
-        },
-        // The error's own text may quote the body.
-        Err(error) => held.rejected.push(format!("not JSON that is known (line {})", error.line())),
-    }
-    held
-}
-
-/// A lifecycle hook's message.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct HookMessage {
-    event: Option<String>,
-    lifecycle_transition: Option<String>,
-    lifecycle_hook_name: Option<String>,
-    lifecycle_action_token: Option<String>,
-    auto_scaling_group_name: Option<String>,
-    #[serde(rename = "EC2InstanceId")]
-    instance: Option<String>,
-    time: Option<String>,
-    origin: Option<String>,
-    destination: Option<String>,
-}
-
-impl HookMessage {
-    fn into_event(self) -> Option<Event> {
-        let (kind, transition) = match self.lifecycle_transition?.as_str() {
-            "autoscaling:EC2_INSTANCE_LAUNCHING" => (EventKind::LaunchHook, Transition::Launching),
-            "autoscaling:EC2_INSTANCE_TERMINATING" => (EventKind::TerminateHook, Transition::Terminating),
-            _ => return None,
-        };
-        let token = self.lifecycle_action_token.map(|token| token.parse()).transpose().ok()?;
-        Some(Event {
-            kind,
-            instance: self.instance?.parse().ok()?,
-            group: Some(self.auto_scaling_group_name?.parse().ok()?),
-            region: None,
-            at: self.time.as_deref().and_then(pikepole_api::time::parse),
-            hook: Some(Hook { name: self.lifecycle_hook_name?.parse().ok()?, token, transition }),
-            warm_pool: match (self.origin.as_deref(), self.destination.as_deref()) {
-                (_, Some("WarmPool")) => WarmPool::To,
-                (Some("WarmPool"), _) => WarmPool::From,
-                _ => WarmPool::No,
-            },
-        })
-    }
 }
 
 /// Why a body was not read.
@@ -315,32 +205,6 @@ async fn read_all(mut body: Incoming, most: usize) -> Result<Vec<u8>, Unread> {
     Ok(whole)
 }
 
-/// Says what is wrong with what comes in, now and then: anyone can send a million wrong messages.
-#[derive(Default)]
-struct Complaints(Mutex<Silence>);
-
-#[derive(Default)]
-struct Silence {
-    until: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Complaints {
-    fn about(&self, way: Way, reason: &str) {
-        let now = Instant::now();
-        let mut silence = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if silence.until.is_some_and(|until| now < until) {
-            silence.unsaid += 1;
-            return;
-        }
-        let unsaid = std::mem::take(&mut silence.unsaid);
-        silence.until = Some(now + COMPLAIN_EVERY);
-        drop(silence);
-        let reason: String = reason.chars().take(MAX_COMPLAINT).collect();
-        tracing::warn!(way = way.as_str(), ?reason, unsaid, "events that were posted here are not taken");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -351,17 +215,5 @@ mod tests {
         assert_eq!(settle(taken, 0).unwrap(), taken);
         let error = settle(taken, 1).unwrap_err();
         assert_eq!((error.code, error.retry_after), (ErrorCode::Unavailable, Some(COME_AGAIN)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_million_wrong_messages_are_a_few_lines_of_the_log() {
-        let complaints = Complaints::default();
-        for _ in 0..1_000 {
-            complaints.about(Way::Sns, "x");
-        }
-        assert_eq!(complaints.0.lock().unwrap().unsaid, 999);
-        tokio::time::advance(COMPLAIN_EVERY).await;
-        complaints.about(Way::Sns, "x");
-        assert_eq!(complaints.0.lock().unwrap().unsaid, 0);
     }
 }

@@ -88,7 +88,9 @@ impl Collector for Scrape {
         let app = &self.0;
         fleets(&app.engine, &mut encoder)?;
         engine(&app.engine, &mut encoder)?;
-        events(app.intake.counters(), &mut encoder)?;
+        events(app.feed.counters(), &mut encoder)?;
+        #[cfg(feature = "aws")]
+        crate::events::sqs::encode_metrics(app.feed.queues(), app.engine.clock().now(), &mut encoder)?;
         server(&app.counters, &mut encoder)
     }
 }

@@ -19,6 +19,7 @@ use pikepole_directory::config::{
     TlsConfig, Tokens,
 };
 use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
+use pikepole_directory::events::Feed;
 use pikepole_directory::events::sns::{Outside, Sns};
 use pikepole_directory::http::{App, Limits, run};
 use pikepole_directory::shutdown::{self, Trigger};
@@ -178,7 +179,7 @@ impl Plan {
         let sns = self.sns.and_then(|outside| {
             Sns::new(&events_config(SnsSignature::Any), engine.clock().clone(), outside).unwrap()
         });
-        let app = App::with_events(Arc::clone(&engine), &server, self.limits, Arc::default(), sns);
+        let app = App::with_feed(Arc::clone(&engine), &server, self.limits, Arc::new(Feed::new(sns)));
         let tasks = if self.reconciling { engine.start(&shutdown) } else { JoinSet::new() };
         let server = tokio::spawn(run(listener, app, self.tls, shutdown));
         Rig { engine, cloud, address, now, trigger, server, tasks }

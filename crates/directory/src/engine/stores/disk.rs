@@ -99,9 +99,13 @@ impl Stores {
         saved
     }
 
-    /// Whether what is held is on the disk.
+    /// Whether what is held is on the disk. A directory that was given none has nothing to lose.
     pub(super) fn is_on_disk(&self, held: &Held) -> bool {
-        self.disk.is_some() && held.on_disk.as_ref().is_some_and(|disk| !is_worth_writing(disk, &held.state))
+        let is_meant = self.disk_error.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if self.disk.is_none() {
+            return is_meant;
+        }
+        held.on_disk.as_ref().is_some_and(|disk| !is_worth_writing(disk, &held.state))
     }
 
     /// Replaces the agents of a fleet on the disk. Whether that worked; if there is no disk there is
