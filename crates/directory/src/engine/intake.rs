@@ -9,7 +9,6 @@ use pikepole_fleet::{Fact, FactKind, Hook, Input, Timestamp, Transition};
 use tokio::time::Instant;
 
 use super::{Engine, Fleet};
-use crate::config::SourceConfig;
 use crate::events::{Event, EventKind};
 
 /// Events of EC2 about instances that no describe has listed yet. Most are of other groups; a new
@@ -101,12 +100,12 @@ impl Engine {
         }
     }
 
-    /// The fleets an event is about. Two may share a group, with another port each.
+    /// The fleets an event is about. Two may share a group, with another port each. The group of a fleet
+    /// that a file tells of has the fleet's name: whoever keeps the file may tell its events too.
     fn fleets_of(&self, event: &Event) -> Vec<Arc<Fleet>> {
         let is_there = |fleet: &&Arc<Fleet>| {
             let config = fleet.config();
-            let may_be = !matches!(config.source, SourceConfig::File { .. })
-                && event.region.as_ref().is_none_or(|region| *region == config.region);
+            let may_be = event.region.as_ref().is_none_or(|region| *region == config.region);
             may_be && event.group.as_ref().map_or_else(|| knows(fleet, event), |g| *g == config.group())
         };
         self.fleets.iter().filter(is_there).cloned().collect()
