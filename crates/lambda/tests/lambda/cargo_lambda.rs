@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use super::live::{Directory, TERMINATING, WRITE};
+use super::live::{Directory, TERMINATING, WRITE, terminating_now};
 use super::rig::{Part, function, takes, within};
 
 fn cargo_lambda() -> Command {
@@ -91,7 +91,7 @@ async fn an_event_reaches_a_live_directory() {
     let directory = Directory::start().await;
     assert_eq!(directory.state_of_the_first().await, "active");
     let emulator = Emulator::start(&directory.url()).await;
-    let returned = emulator.invoke(TERMINATING).await;
+    let returned = emulator.invoke(&terminating_now()).await;
     assert_eq!((&returned["status"], &returned["answer"]["ours"]), (&202.into(), &1.into()), "{returned}");
     within("the member to be no longer active", async {
         while directory.state_of_the_first().await == "active" {

@@ -22,6 +22,11 @@ pub(crate) const WRITE: &str = "s3cret-write-token";
 /// A terminate hook's message for the member `c0`, as SNS hands it to a function.
 pub(crate) const TERMINATING: &str = r#"{"Records":[{"EventSource":"aws:sns","EventVersion":"1.0","Sns":{"Type":"Notification","MessageId":"m1","TopicArn":"arn:aws:sns:ap-south-1:123456789012:pikepole","Subject":"Auto Scaling:  Lifecycle action 'TERMINATING' for instance i-0000000000000000a in progress.","Message":"{\"LifecycleHookName\":\"pikepole-terminate\",\"AccountId\":\"123456789012\",\"LifecycleTransition\":\"autoscaling:EC2_INSTANCE_TERMINATING\",\"AutoScalingGroupName\":\"f1\",\"Service\":\"AWS Auto Scaling\",\"Time\":\"2026-11-22T10:00:00.000Z\",\"EC2InstanceId\":\"i-0000000000000000a\",\"LifecycleActionToken\":\"465e0162-e6af-4786-b4e8-bb544ae58790\"}"}}]}"#;
 
+/// The same, of this moment: what a describe has disproved long since has no effect.
+pub(crate) fn terminating_now() -> String {
+    TERMINATING.replace("2026-11-22T10:00:00.000Z", &pikepole_api::time::format(Clock::system().now()))
+}
+
 /// A running directory with the fleet `f1`.
 pub(crate) struct Directory {
     address: SocketAddr,
