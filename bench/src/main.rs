@@ -1,9 +1,11 @@
-//! What `bench/run` cannot do with wrk: ten thousand watchers, and an hour of AWS calls in seconds.
+//! What `bench/run` cannot do with wrk: ten thousand watchers, an hour of AWS calls in seconds, and
+//! events on their way.
 //!
 //! Not a benchmark by itself: `bench/run` starts the servers, alternates the contenders and prints the
 //! table. Each command here prints one JSON object on stdout.
 
 mod answer;
+mod events;
 mod hour;
 mod memory;
 mod spread;
@@ -24,6 +26,8 @@ enum Command {
     Watchers(watchers::Args),
     /// Count the AWS calls of a simulated hour
     Hour(hour::Args),
+    /// Time events on their way to the proxies, and drains on their way back
+    Events(events::Args),
 }
 
 #[expect(clippy::print_stdout, reason = "the result of a measurement")]
@@ -31,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     let measured = match Args::parse().command {
         Command::Watchers(args) => watchers::run(&args)?,
         Command::Hour(args) => hour::run(&args)?,
+        Command::Events(args) => events::run(&args)?,
     };
     println!("{measured}");
     Ok(())
