@@ -117,20 +117,29 @@ impl Site {
     /// Posts an event and waits for the answer.
     pub(super) async fn post(&self, body: &str) -> anyhow::Result<()> {
         let mut stream = self.control.lock().await;
-        let head =
-            format!("POST /v1/events HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n", body.len());
-        stream.write_all(format!("{head}{body}").as_bytes()).await?;
-        let mut bytes = Vec::new();
-        loop {
-            let head = crate::answer::head(&bytes).map_err(|_| anyhow::anyhow!("the answer is no HTTP"))?;
-            if let Some(head) = head
-                && bytes.len() >= head.size + head.body
-            {
-                ensure!(head.status == 202, "the directory answered {} to an event", head.status);
-                return Ok(());
-            }
-            ensure!(stream.read_buf(&mut bytes).await? > 0, "the directory closed the connection");
+        if exchange(&mut stream, body).await.is_ok() {
+            return Ok(());
         }
+        // The directory closes a connection that was idle for 15 seconds. An event may come twice.
+        *stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        exchange(&mut stream, body).await
+    }
+}
+
+async fn exchange(stream: &mut TcpStream, body: &str) -> anyhow::Result<()> {
+    let head = format!("POST /v1/events HTTP/1.1\r\nHost: bench\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    let mut bytes = Vec::new();
+    loop {
+        let head = crate::answer::head(&bytes).map_err(|_| anyhow::anyhow!("the answer is no HTTP"))?;
+        if let Some(head) = head
+            && bytes.len() >= head.size + head.body
+        {
+            ensure!(head.status == 202, "the directory answered {} to an event", head.status);
+            return Ok(());
+        }
+        ensure!(stream.read_buf(&mut bytes).await? > 0, "the directory closed the connection");
     }
 }
 
