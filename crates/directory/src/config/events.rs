@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::reader::Section;
+use crate::events::sns::TopicArn;
 
 /// Is a launching collector's port open?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +88,10 @@ pub(super) fn events(mut s: Section<'_>) -> EventsConfig {
     }
     let sns_topics = s.texts("sns_topics");
     for arn in &sns_topics {
-        let parts: Vec<&str> = arn.split(':').collect();
-        if !(parts.len() == 6 && parts[0] == "arn" && parts[2] == "sns" && !parts[3].is_empty()) {
+        if arn.parse::<TopicArn>().is_err() {
             s.mistake(
                 "sns_topics",
-                "each must be the ARN of a topic, like arn:aws:sns:ap-south-1:1234:pikepole",
+                "each must be the ARN of a topic, like arn:aws:sns:ap-south-1:123456789012:pikepole",
             );
         }
     }

@@ -50,7 +50,7 @@ settle = "2s"
 deadline = "90s"
 [events]
 sqs = ["https://sqs.ap-south-1.amazonaws.com/1234/pikepole"]
-sns_topics = ["arn:aws:sns:ap-south-1:1234:pikepole"]
+sns_topics = ["arn:aws:sns:ap-south-1:123456789012:pikepole"]
 complete_hooks = true
 sns_signature = "any"
 [alerts]
