@@ -5,7 +5,6 @@ mod drain;
 mod signature;
 mod site;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -82,19 +81,18 @@ async fn published(events: usize) -> anyhow::Result<Value> {
     Ok(spread::of(&mut times))
 }
 
-/// Events at an even pace; what AWS is asked meanwhile, and whether every effect is there in the end.
+/// Events at an even pace, launches and terminations in turn; what AWS is asked meanwhile, and whether every effect is there in the end.
 async fn storm(events: usize) -> anyhow::Result<Value> {
-    let site = Site::open(events * 2, "2s").await?;
+    let site = Site::open(MEMBERS, "2s").await?;
     let before = site.aws.calls(Action::DescribeGroups);
-    let ids = site.ids();
     let mut pace = interval(STORM / u32::try_from(events)?);
     let began = Instant::now();
-    let mut dead = BTreeSet::new();
-    for (number, dying) in ids.iter().take(events).enumerate() {
+    for number in 0..events {
         pace.tick().await;
         if number % 2 == 0 {
-            dead.insert(dying.clone());
-            site.post(&site::notification(dying, true)).await?;
+            let oldest = site.ids().swap_remove(0);
+            site.aws.remove(&oldest);
+            site.post(&site::notification(&oldest, true)).await?;
         } else {
             let id = site.launch();
             site.post(&site::notification(&id, false)).await?;
@@ -102,7 +100,7 @@ async fn storm(events: usize) -> anyhow::Result<Value> {
     }
     let took = began.elapsed();
     let describes = site.aws.calls(Action::DescribeGroups) - before;
-    let lost = site.lost(&dead).await.context("the roster after the storm")?;
+    let lost = site.lost().await.context("the roster after the storm")?;
     ensure!(took < STORM * 2, "this machine cannot post {events} events in {STORM:?}");
     Ok(json!({ "events": events, "seconds": took.as_secs_f64(), "describes": describes, "lost": lost }))
 }

@@ -98,19 +98,18 @@ impl Site {
         }
     }
 
-    /// How many effects are missing: of the dead those that are still sent to, of the living those that
-    /// are not. Newcomers have a describe's time to be listed.
-    pub(super) async fn lost(&self, dead: &BTreeSet<String>) -> anyhow::Result<usize> {
-        let all: BTreeSet<String> = self.ids().into_iter().collect();
+    /// How many effects are missing: members that are gone and still sent to, or there and not sent to.
+    /// Newcomers have a describe's time to be listed.
+    pub(super) async fn lost(&self) -> anyhow::Result<usize> {
+        let meant: BTreeSet<String> = self.ids().into_iter().collect();
         let wrong = |roster: &v1::Roster| {
             let active = roster.members.iter().filter(|m| m.state == v1::MemberState::Active);
             let active: BTreeSet<_> = active.map(|m| m.instance_id.clone()).collect();
-            let meant: BTreeSet<_> = all.difference(dead).cloned().collect();
             active.symmetric_difference(&meant).count()
         };
         match self.wait_until(|roster| wrong(roster) == 0).await {
             Ok(()) => Ok(0),
-            Err(_) => Ok(self.roster().await?.map_or(all.len(), |roster| wrong(&roster))),
+            Err(_) => Ok(self.roster().await?.map_or(meant.len(), |roster| wrong(&roster))),
         }
     }
 
