@@ -168,22 +168,7 @@ impl Client {
 
     /// The roster of a fleet, as soon as it is another one than the caller's.
     pub async fn poll(&self, name: &str, poll: Poll<'_>) -> Result<Polled, ClientError> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        let mut wait = Duration::ZERO;
-        if let Some(after) = poll.after {
-            wait = poll.wait;
-            query.append_pair("after", &after.to_string());
-            query.append_pair("wait", &format!("{}ms", wait.as_millis()));
-        }
-        if let Some(agent) = poll.agent {
-            query.append_pair("agent", agent.id).append_pair("start", agent.start);
-            if let Some(applied) = agent.applied {
-                query.append_pair("applied", &applied.to_string());
-            }
-        }
-        let query = query.finish();
-        let mark = if query.is_empty() { "" } else { "?" };
-        let path = format!("/v1/fleets/{}/roster{mark}{query}", segment(name));
+        let (path, wait) = roster_path(name, poll);
         let (status, head, body) = self.call(Method::GET, &path, wait).await?;
         let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
         let freshness = Freshness {
@@ -258,6 +243,27 @@ impl Client {
             message: error.map_or_else(|| status.to_string(), |e| e.message),
         })
     }
+}
+
+/// The path of a poll, and how long it may wait. Apart, because the serializer is not `Send` and must not
+/// live across an await.
+fn roster_path(name: &str, poll: Poll<'_>) -> (String, Duration) {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let mut wait = Duration::ZERO;
+    if let Some(after) = poll.after {
+        wait = poll.wait;
+        query.append_pair("after", &after.to_string());
+        query.append_pair("wait", &format!("{}ms", wait.as_millis()));
+    }
+    if let Some(agent) = poll.agent {
+        query.append_pair("agent", agent.id).append_pair("start", agent.start);
+        if let Some(applied) = agent.applied {
+            query.append_pair("applied", &applied.to_string());
+        }
+    }
+    let query = query.finish();
+    let mark = if query.is_empty() { "" } else { "?" };
+    (format!("/v1/fleets/{}/roster{mark}{query}", segment(name)), wait)
 }
 
 /// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".
