@@ -14,6 +14,9 @@ use crate::table::{Table, terminal_width};
 /// Names of agents that fit beside the rest of a row in 80 columns.
 const NAMED: usize = 2;
 
+/// A narrower terminal shows no hooks: who is waited for says more.
+const ROOM_FOR_HOOKS: usize = 72;
+
 pub(crate) async fn run(args: AgentsArgs) -> Result<(), Failure> {
     let client = client(&args.reach)?;
     let agents = client.agents(&args.fleet).await.map_err(hint)?;
@@ -70,9 +73,12 @@ fn drains(agents: &v1::Agents, now: Timestamp, width: Option<usize>) -> String {
     if agents.drains.is_empty() {
         return "No collector is draining.\n".into();
     }
-    let mut table = Table::new(&["draining", "since", "deadline", "hook", "waiting for"]);
+    let with_hook = width.is_none_or(|width| width >= ROOM_FOR_HOOKS);
+    let mut heading = vec!["draining", "since", "deadline", "waiting for"];
+    heading.extend(with_hook.then_some("hook"));
+    let mut table = Table::new(&heading);
     for drain in &agents.drains {
-        table.row(vec![
+        let mut row = vec![
             drain.instance_id.clone(),
             ago(drain.since.0, now),
             match drain.deadline {
@@ -80,9 +86,12 @@ fn drains(agents: &v1::Agents, now: Timestamp, width: Option<usize>) -> String {
                 Some(at) => format!("in {}", seconds(at.0, now)),
                 None => "-".into(),
             },
-            drain.hook.clone().unwrap_or_else(|| "-".into()),
             names(&drain.waiting_for, !agents.agents.is_empty()),
-        ]);
+        ];
+        if with_hook {
+            row.push(drain.hook.clone().unwrap_or_else(|| "-".into()));
+        }
+        table.row(row);
     }
     table.render(width)
 }
