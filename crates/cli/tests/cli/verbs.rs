@@ -4,6 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::harness::{Output, Place, ended, exit_code, pikepole, run, signal};
+use super::page::Drain;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -58,6 +59,21 @@ async fn agents_are_told_with_what_they_use_and_what_waits_for_them() {
     }
     let ended = directory.run(&["agents", "f1", "--format", "json"]).await;
     assert_eq!(json(&ended.out)["agents"][1]["applied"], 7, "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_drain_is_told_with_its_hook_its_deadline_and_who_holds() {
+    let drain = Drain::begin().await;
+    let url = format!("http://{}", drain.address);
+    let ended = run(&["agents", "f1", "--directory", &url]).await;
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.out.contains(": 0 of 1 live agents use it\n"), "{ended:?}");
+    let line = ended.out.lines().find(|line| line.starts_with(drain.dying.as_str())).unwrap();
+    for words in [" s ago", "  in 9m ", "proxy-7", "pikepole-terminate"] {
+        assert!(line.contains(words), "{words}: {ended:?}");
+    }
+    let ended = run(&["agents", "f1", "--directory", &url, "--format", "json"]).await;
+    assert_eq!(json(&ended.out)["drains"][0]["waiting_for"], serde_json::json!(["proxy-7"]), "{ended:?}");
 }
 
 #[tokio::test]
