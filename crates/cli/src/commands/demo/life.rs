@@ -149,6 +149,6 @@ impl Life {
 
     fn throttle(&mut self) {
         self.cloud.fail_with(Some(SourceError::Throttled("Rate exceeded".into())));
-        self.throttled_until = Some(Instant::now() + self.pace.some_time(8.0, 20.0));
+        self.throttled_until = Some(Instant::now() + self.pace.some_time(4.0, 9.0));
     }
 }

@@ -24,10 +24,12 @@ impl Pace {
         Duration::from_secs_f64((least + (most - least) * self.rng.f64()) / self.speed)
     }
 
-    /// How long an agent takes to use a roster; one in forty hangs.
+    /// How long an agent takes to use a roster. One in two hundred hangs; some of those longer than a drain
+    /// may last.
     pub(super) fn reload(&mut self) -> Duration {
-        match self.rng.u32(0..40) {
-            0 => self.some_time(8.0, 75.0),
+        match self.rng.u32(0..800) {
+            0 => self.some_time(70.0, 90.0),
+            1..=3 => self.some_time(8.0, 40.0),
             _ => self.some_time(0.2, 3.0),
         }
     }

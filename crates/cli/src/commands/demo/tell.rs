@@ -93,7 +93,8 @@ impl Told {
         let mut news = Vec::new();
         if let (false, Some(at)) = (self.launched, life.launched) {
             self.launched = true;
-            news.push((at, "launching; listed once its port answers".into()));
+            let until = if life.awaited { "; listed once its port answers" } else { "" };
+            news.push((at, format!("launching{until}")));
         }
         // A step that a hook waits for is told together with the hook's end.
         let is_settled = |transition| life.open(transition).next().is_none();
