@@ -168,7 +168,8 @@ impl Client {
 
     /// The roster of a fleet, as soon as it is another one than the caller's.
     pub async fn poll(&self, name: &str, poll: Poll<'_>) -> Result<Polled, ClientError> {
-        let (path, wait) = roster_path(name, poll);
+        let wait = if poll.after.is_some() { poll.wait } else { Duration::ZERO };
+        let path = roster_path(name, poll);
         let (status, head, body) = self.call(Method::GET, &path, wait).await?;
         let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
         let freshness = Freshness {
@@ -245,15 +246,20 @@ impl Client {
     }
 }
 
-/// The path of a poll, and how long it may wait. Apart, because the serializer is not `Send` and must not
-/// live across an await.
-fn roster_path(name: &str, poll: Poll<'_>) -> (String, Duration) {
+/// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+fn roster_path(name: &str, poll: Poll<'_>) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    let mut wait = Duration::ZERO;
     if let Some(after) = poll.after {
-        wait = poll.wait;
         query.append_pair("after", &after.to_string());
-        query.append_pair("wait", &format!("{}ms", wait.as_millis()));
+        query.append_pair("wait", &format!("{}ms", poll.wait.as_millis()));
     }
     if let Some(agent) = poll.agent {
         query.append_pair("agent", agent.id).append_pair("start", agent.start);
@@ -263,16 +269,7 @@ fn roster_path(name: &str, poll: Poll<'_>) -> (String, Duration) {
     }
     let query = query.finish();
     let mark = if query.is_empty() { "" } else { "?" };
-    (format!("/v1/fleets/{}/roster{mark}{query}", segment(name)), wait)
-}
-
-/// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
+    format!("/v1/fleets/{}/roster{mark}{query}", segment(name))
 }
 
 /// A path segment, percent-encoded.
