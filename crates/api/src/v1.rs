@@ -320,13 +320,16 @@ pub struct Drain {
     pub hook: Option<String>,
 }
 
-/// How far the agents of a fleet are.
+/// How far the agents of a fleet are, and its newcomers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Convergence {
     /// Agents that are live.
     pub live: u64,
     /// Those of them that use the published revision.
     pub applied: u64,
+    /// Newcomers that are not listed before their port answers.
+    #[serde(default)]
+    pub awaited: u64,
 }
 
 /// What happened to one instance, and when; `null`: not, or not yet.

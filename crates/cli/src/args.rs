@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Fleets(FleetsArgs),
     /// Show a fleet's roster, once or as it changes
     Roster(RosterArgs),
+    /// Show who follows a fleet, and which dying collectors wait for whom
+    Agents(AgentsArgs),
     /// Have a fleet's source asked again, and wait for the answer
     Refresh(RefreshArgs),
     /// Print a completion script for a shell
@@ -92,6 +94,17 @@ pub(crate) struct RosterArgs {
     /// For people, for scripts, or one sendable `ip:port` a line
     #[arg(long, value_enum, default_value_t = RosterFormat::Table)]
     pub(crate) format: RosterFormat,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AgentsArgs {
+    /// The fleet
+    pub(crate) fleet: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// For people or for scripts
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub(crate) format: TableFormat,
 }
 
 #[derive(Debug, clap::Args)]

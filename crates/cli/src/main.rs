@@ -62,6 +62,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Demo(args) => commands::demo::run(args).await,
             Command::Fleets(args) => commands::fleets(args).await,
             Command::Roster(args) => commands::roster::run(args).await,
+            Command::Agents(args) => commands::agents::run(args).await,
             Command::Refresh(args) => commands::refresh(args).await,
             Command::Completions { .. } => unreachable!("handled above"),
         }

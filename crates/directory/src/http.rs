@@ -207,6 +207,7 @@ impl Desk {
             Route::OpenApi => page::openapi(),
             Route::Page => page::page(),
             Route::Script => page::script(),
+            Route::Lives => page::lives(),
             Route::Style => page::style(),
             Route::Icon => page::icon(),
         };

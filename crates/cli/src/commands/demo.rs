@@ -1,27 +1,39 @@
-//! `pikepole demo`: everything in one process. Simulated Auto Scaling groups that live by themselves, a
-//! directory that follows them, its page, and a line for every change.
+//! `pikepole demo`: everything in one process. Simulated Auto Scaling groups that live by themselves,
+//! collectors that listen, agents that follow, a directory with its page between them, and a line for
+//! every step.
 
+mod agents;
+mod collectors;
+mod ground;
 mod life;
+mod pace;
+mod tell;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pikepole_api::client::Client;
 use pikepole_directory::alerts::Alerts;
 use pikepole_directory::assemble::serve_engine;
 use pikepole_directory::clock::Clock;
 use pikepole_directory::config::{DrainConfig, FleetConfig, ProbeConfig, ServerConfig, SourceConfig};
-use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
+use pikepole_directory::engine::{Engine, Setup, SourceSetup, Stores};
 use pikepole_directory::http::App;
 use pikepole_directory::shutdown;
 use pikepole_directory::source::sim::SimCloud;
 use pikepole_directory::store::file::FileStore;
-use pikepole_fleet::{Change, GuardPolicy, MemberChange};
+use pikepole_fleet::GuardPolicy;
+use tokio::task::JoinSet;
 
 use super::directory::{bind, raise_file_limit};
 use super::print;
 use crate::Failure;
 use crate::args::DemoArgs;
 use crate::stop;
+use agents::{AGENTS, Agent};
+use ground::Ground;
+use pace::Pace;
 
 /// The fleets of the demo: name, data centre, region, collectors at the start.
 const FLEETS: [(&str, &str, &str, u32); 3] = [
@@ -29,6 +41,15 @@ const FLEETS: [(&str, &str, &str, u32); 3] = [
     ("logstash-virginia", "virginia", "us-east-1", 8),
     ("logstash-frankfurt", "frankfurt", "eu-central-1", 3),
 ];
+
+/// A new collector is listed after this long although its port never answered; with speed 1.
+const GIVE_UP: Duration = Duration::from_secs(30);
+/// From the moment every agent has moved off to the completion of the hook; with speed 1.
+const SETTLE: Duration = Duration::from_secs(2);
+/// At the latest a drain ends then; with speed 1.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// No speed makes these times shorter.
+const LEAST_TIME: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     if !(args.speed.is_finite() && (0.1..=100.0).contains(&args.speed)) {
@@ -47,30 +68,34 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let clock = Clock::system();
     let (trigger, shutdown) = shutdown::channel();
     let disk = FileStore::open(folder.path()).await?;
-    let clouds: Vec<SimCloud> = FLEETS.iter().map(|_| SimCloud::on_loopback(clock.clone())).collect();
+    let clouds: Vec<SimCloud> =
+        (1..).zip(FLEETS).map(|(account, _)| SimCloud::on_loopback(clock.clone(), account)).collect();
+    let sources = || clouds.iter().zip(FLEETS);
+    for (cloud, fleet) in sources() {
+        life::begin(cloud, &fleet_config(fleet, 0).group(), fleet.3);
+    }
+    let places: Vec<IpAddr> = sources()
+        .flat_map(|(cloud, fleet)| cloud.instances(&fleet_config(fleet, 0).group()))
+        .map(|instance| instance.ip)
+        .collect();
+    let ground = ground::find(&places);
     let engine = Engine::open(Setup {
-        sources: clouds.iter().zip(FLEETS).map(|(cloud, fleet)| source(cloud, fleet)).collect(),
+        sources: sources().map(|(cloud, fleet)| source(cloud, fleet, ground.port)).collect(),
         stores: Stores::on_disk(Ok(Arc::new(disk))),
         policy: GuardPolicy::default(),
         reconcile: Duration::from_secs(10),
         stale_after: Duration::from_secs(60),
-        probe: ProbeConfig { enabled: false, ..ProbeConfig::default() },
-        drain: DrainConfig::default(),
+        probe: ProbeConfig { enabled: ground.can_listen, give_up: scaled(GIVE_UP, args.speed) },
+        drain: DrainConfig { settle: scaled(SETTLE, args.speed), deadline: scaled(DEADLINE, args.speed) },
         complete_hooks: true,
         clock: clock.clone(),
         alerts: Alerts::new(None, shutdown.clone()),
     })
     .await;
-    print(&welcome(address))?;
+    print(&welcome(address, ground))?;
 
-    let mut tasks = tokio::task::JoinSet::new();
-    let seed = args.seed.unwrap_or_else(|| fastrand_seed(&clock));
-    for (index, cloud) in clouds.into_iter().enumerate() {
-        let fleet = Arc::clone(&engine.fleets()[index]);
-        tasks.spawn(tell(Arc::clone(&fleet)));
-        let life = life::Life::new(cloud, Arc::clone(&engine), fleet, seed + index as u64, args.speed);
-        tasks.spawn(life.live());
-    }
+    let seed = args.seed.unwrap_or_else(|| clock.now().as_millis());
+    let mut tasks = bring_to_life(&engine, clouds, address, ground, &mut Pace::new(seed, args.speed))?;
     let server = ServerConfig { listen: address, tls: None, tokens: None, compat_anonymous: false };
     let app = App::new(Arc::clone(&engine), &server);
     let until = async {
@@ -81,77 +106,88 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
             },
             None => stop.await,
         }
+        // Agents would only come back to a server that is going.
+        tasks.shutdown().await;
     };
     serve_engine(engine, app, listener, None, (trigger, shutdown), until).await?;
-    tasks.abort_all();
     print("pikepole demo stopped; nothing was left behind\n")
 }
 
-fn source(cloud: &SimCloud, (name, dc, region, desired): (&str, &str, &str, u32)) -> SourceSetup {
-    let config = FleetConfig {
+/// Everything around the directory: groups, collectors, agents, and who tells of them.
+fn bring_to_life(
+    engine: &Arc<Engine>,
+    clouds: Vec<SimCloud>,
+    address: SocketAddr,
+    ground: Ground,
+    pace: &mut Pace,
+) -> Result<JoinSet<()>, Failure> {
+    let mut tasks = JoinSet::new();
+    let client = Client::new(&format!("http://{}", reachable(address)), None)?;
+    for (index, cloud) in clouds.into_iter().enumerate() {
+        let fleet = &engine.fleets()[index];
+        let (name, dc, group) = (&fleet.config().name, &fleet.config().dc, fleet.config().group());
+        tasks.spawn(tell::tell(Arc::clone(fleet), engine.clock().clone()));
+        tasks.spawn(life::deliver(cloud.clone(), Arc::clone(engine)));
+        tasks.spawn(life::Life::new(cloud.clone(), group.clone(), pace.fork()).live());
+        if ground.can_listen {
+            tasks.spawn(collectors::run(cloud, group, ground.port, pace.fork()));
+        }
+        for number in 1..=AGENTS {
+            let agent = Agent::new(client.clone(), name.as_str(), dc.as_str(), number, pace.fork());
+            tasks.spawn(agent.live());
+        }
+    }
+    Ok(tasks)
+}
+
+/// Where to reach a server that listens there.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// The engine's own steps take about a second whatever the speed.
+fn scaled(time: Duration, speed: f64) -> Duration {
+    time.div_f64(speed).clamp(LEAST_TIME.min(time), time.max(LEAST_TIME))
+}
+
+fn fleet_config((name, dc, region, _): (&str, &str, &str, u32), port: u16) -> FleetConfig {
+    FleetConfig {
         name: name.parse().expect("the demo's names are names"),
         dc: dc.parse().expect("the demo's names are names"),
         region: region.parse().expect("the demo's names are names"),
-        port: 5044,
+        port,
         source: SourceConfig::Sim,
-    };
-    life::begin(cloud, &config.group(), desired);
+    }
+}
+
+fn source(cloud: &SimCloud, fleet: (&str, &str, &str, u32), port: u16) -> SourceSetup {
     SourceSetup {
-        label: format!("sim {region}"),
+        label: format!("sim {}", fleet.2),
         kind: "sim",
         source: Arc::new(cloud.source()),
-        fleets: vec![config],
+        fleets: vec![fleet_config(fleet, port)],
         gap: Duration::from_millis(100),
     }
 }
 
-fn fastrand_seed(clock: &Clock) -> u64 {
-    clock.now().as_millis()
-}
-
-fn welcome(address: std::net::SocketAddr) -> String {
+fn welcome(address: SocketAddr, ground: Ground) -> String {
+    let note = match ground {
+        Ground { can_listen: false, .. } => {
+            "  This machine lets nobody listen on 127.1.0.1, only on 127.0.0.1: ports of collectors are not probed.\n\n"
+                .into()
+        }
+        Ground { port: 5044, .. } => String::new(),
+        Ground { port, .. } => format!("  Port 5044 is taken, so collectors listen on {port}.\n\n"),
+    };
     format!(
-        "\n  Pikepole demo: three simulated Auto Scaling groups, one directory.\n\n\
+        "\n  Pikepole demo: three simulated Auto Scaling groups, {AGENTS} agents on each, one directory.\n\n\
          \x20 page      http://{address}/\n\
          \x20 the cron  curl -f 'http://{address}/logstash-ip?dcid=mumbai&region=ap-south-1'\n\
-         \x20 Ctrl-C stops it.\n\n"
-    )
-}
-
-/// Prints a line for every member that changes.
-async fn tell(fleet: Arc<Fleet>) {
-    let mut roster = fleet.watch();
-    let mut told = None;
-    loop {
-        let state = fleet.state();
-        let last = told;
-        for change in state.changes.iter().filter(|change| Some(change.revision) > last) {
-            told = Some(change.revision);
-            let lines: String = change.members.iter().map(|member| line(&fleet, change, member)).collect();
-            if print(&lines).is_err() {
-                return; // whoever read the lines is gone; the page goes on
-            }
-        }
-        if roster.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn line(fleet: &Fleet, change: &Change, member: &MemberChange) -> String {
-    let (sign, state) = match (member.from, member.to) {
-        (None, Some(state)) => ('+', state.as_str()),
-        (_, None) => ('-', "gone"),
-        (Some(_), Some(state)) => ('~', state.as_str()),
-    };
-    let time = pikepole_api::time::format(change.at);
-    format!(
-        "{}  {:<19} {sign} {:<21} {:<17} {:<11} {}\n",
-        time.get(11..19).unwrap_or_default(),
-        fleet.config().name,
-        member.instance_id,
-        member.address.to_string(),
-        state,
-        change.cause
+         \x20 Ctrl-C stops it.\n\n{note}"
     )
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::harness::{Output, ended, exit_code, get, pikepole, run, signal};
+use super::harness::{Output, ended, exit_code, get, pikepole, run, signal, within};
 
 #[tokio::test]
 async fn the_demo_shows_changes_without_aws_or_redis_and_leaves_nothing() {
@@ -18,6 +18,53 @@ async fn the_demo_shows_changes_without_aws_or_redis_and_leaves_nothing() {
     let changes = ended.out.lines().filter(|line| line.contains("  logstash-")).count();
     assert!(changes > 17, "more than the collectors it begins with: {ended:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// The demo shows what agents, hooks and probes are for, each step on one line.
+#[tokio::test]
+async fn the_demo_shows_launches_and_drains_that_wait_for_ports_and_agents() {
+    let mut demo =
+        pikepole(&["demo", "--listen", "127.0.0.1:0", "--speed", "4", "--seed", "3"]).spawn().unwrap();
+    let mut lines = Output::of(&mut demo);
+    let mut missing = vec![
+        "launching; listed once its port answers",
+        "port answers after",
+        "draining    127.",
+        "of 12 agents still hold",
+        "every agent has moved off after",
+        "hook completed",
+        "gone        127.",
+    ];
+    while !missing.is_empty() {
+        let line = lines.line().await.unwrap_or_else(|| panic!("never told: {missing:?}"));
+        assert!(line.chars().count() <= 110, "{line}");
+        missing.retain(|words| !line.contains(words));
+    }
+    signal(&demo, Signal::INT);
+    assert_eq!(exit_code(&mut demo).await, Some(0));
+}
+
+#[tokio::test]
+async fn collectors_listen_elsewhere_if_their_port_is_taken() {
+    // Another test's demo may have it for a while.
+    let taken = async {
+        loop {
+            if let Ok(taken) = std::net::TcpListener::bind("127.3.0.2:5044") {
+                return taken;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let taken = within("the port", taken).await;
+    let mut demo = pikepole(&["demo", "--listen", "127.0.0.1:0", "--seed", "3"]).spawn().unwrap();
+    let mut lines = Output::of(&mut demo);
+    let line = lines.line_with("Port 5044 is taken").await;
+    let port: u16 = line.trim_end_matches('.').rsplit(' ').next().unwrap().parse().unwrap();
+    let member = lines.line_with(" + ").await;
+    assert!(member.contains(&format!(":{port} ")), "{member}");
+    drop(taken);
+    signal(&demo, Signal::INT);
+    assert_eq!(exit_code(&mut demo).await, Some(0));
 }
 
 #[tokio::test]

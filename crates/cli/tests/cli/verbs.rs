@@ -4,6 +4,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::harness::{Output, Place, ended, exit_code, pikepole, run, signal};
+use super::page::Drain;
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -34,6 +35,45 @@ async fn a_roster_comes_as_table_json_or_hosts() {
     assert_eq!(ended.code, Some(0));
     assert!(ended.out.starts_with("f1 (some-dc ap-south-1), revision "), "{ended:?}");
     assert!(ended.out.contains("10.0.0.1:5044") && ended.out.contains("active"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn agents_are_told_with_what_they_use_and_what_waits_for_them() {
+    let directory = Place::new("").start().await;
+    let ended = directory.run(&["agents", "f1"]).await;
+    let nobody = "No agent follows f1.\n\nNo collector is draining.\n";
+    assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(0), nobody, ""));
+
+    let roster = json(&directory.get("/v1/fleets/f1/roster").await.unwrap().body);
+    let revision = roster["revision"].as_u64().unwrap();
+    directory.get(&format!("/v1/fleets/f1/roster?agent=proxy-1&applied={revision}")).await.unwrap();
+    directory.get("/v1/fleets/f1/roster?agent=proxy-2&applied=7").await.unwrap();
+    directory.get("/v1/fleets/f1/roster?agent=proxy-3").await.unwrap();
+    let ended = directory.run(&["agents", "f1"]).await;
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.out.starts_with(&format!("Revision {revision}: 1 of 3 live agents use it\n")), "{ended:?}");
+    let rows: Vec<Vec<&str>> = ended.out.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[1], ["AGENT", "APPLIED", "LIVE", "SEEN", "ADDRESS"]);
+    for (row, applied) in rows[2..5].iter().zip(["current", "7", "nothing"]) {
+        assert_eq!((row[1], row[2], row[6]), (applied, "yes", "127.0.0.1"), "{ended:?}");
+    }
+    let ended = directory.run(&["agents", "f1", "--format", "json"]).await;
+    assert_eq!(json(&ended.out)["agents"][1]["applied"], 7, "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_drain_is_told_with_its_hook_its_deadline_and_who_holds() {
+    let drain = Drain::begin().await;
+    let url = format!("http://{}", drain.address);
+    let ended = run(&["agents", "f1", "--directory", &url]).await;
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.out.contains(": 0 of 1 live agents use it\n"), "{ended:?}");
+    let line = ended.out.lines().find(|line| line.starts_with(drain.dying.as_str())).unwrap();
+    for words in [" s ago", "  in 9m ", "proxy-7", "pikepole-terminate"] {
+        assert!(line.contains(words), "{words}: {ended:?}");
+    }
+    let ended = run(&["agents", "f1", "--directory", &url, "--format", "json"]).await;
+    assert_eq!(json(&ended.out)["drains"][0]["waiting_for"], serde_json::json!(["proxy-7"]), "{ended:?}");
 }
 
 #[tokio::test]
@@ -108,7 +148,9 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 #[tokio::test]
 async fn an_unknown_fleet_is_named_with_what_to_do() {
     let directory = Place::new("").start().await;
-    for args in [&["roster", "f9"][..], &["refresh", "f9"], &["roster", "../f1"], &["roster", ""]] {
+    for args in
+        [&["roster", "f9"][..], &["agents", "f9"], &["refresh", "f9"], &["roster", "../f1"], &["roster", ""]]
+    {
         let ended = directory.run(args).await;
         assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{args:?} {ended:?}");
         assert!(ended.err.starts_with("pikepole: "), "{args:?} {ended:?}");
@@ -122,7 +164,7 @@ async fn a_directory_that_does_not_answer_is_named_with_a_hint() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    for verb in [&["fleets"][..], &["roster", "f1"], &["refresh", "f1"]] {
+    for verb in [&["fleets"][..], &["roster", "f1"], &["agents", "f1"], &["refresh", "f1"]] {
         let ended = run(&[verb, &["--directory", &url]].concat()).await;
         assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
         assert!(ended.err.contains(&url) && ended.err.contains("PIKEPOLE_DIRECTORY"), "{ended:?}");
@@ -165,7 +207,7 @@ async fn every_shell_gets_a_completion_script() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ended = run(&["completions", shell]).await;
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{shell}");
-        for command in ["directory", "demo", "fleets", "roster", "refresh"] {
+        for command in ["directory", "demo", "fleets", "roster", "agents", "refresh"] {
             assert!(ended.out.contains(command), "{shell} {command}");
         }
     }

@@ -62,7 +62,9 @@ fn wire(app: &App, fleet: &Fleet) -> v1::Fleet {
 
 fn convergence(fleet: &Fleet) -> v1::Convergence {
     let (live, applied) = fleet.agents().count(fleet.published().map(|p| p.revision()));
-    v1::Convergence { live, applied }
+    let state = fleet.state();
+    let awaited = state.lives.iter().filter(|(_, life)| life.awaited && life.gone.is_none()).count();
+    v1::Convergence { live, applied, awaited: awaited as u64 }
 }
 
 fn source(app: &App, fleet: &Fleet) -> v1::Source {

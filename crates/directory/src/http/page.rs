@@ -28,6 +28,10 @@ pub(super) fn script() -> Reply {
     asset("text/javascript; charset=utf-8", include_str!("../page/app.js"))
 }
 
+pub(super) fn lives() -> Reply {
+    asset("text/javascript; charset=utf-8", include_str!("../page/lives.js"))
+}
+
 pub(super) fn style() -> Reply {
     asset("text/css; charset=utf-8", include_str!("../page/app.css"))
 }

@@ -22,6 +22,7 @@ pub(super) enum Route<'a> {
     OpenApi,
     Page,
     Script,
+    Lives,
     Style,
     Icon,
 }
@@ -46,7 +47,7 @@ pub(super) enum Scope {
 
 impl<'a> Route<'a> {
     /// Every label that metrics use, so that a route costs no allocation to count.
-    pub(super) const LABELS: [&'static str; 20] = [
+    pub(super) const LABELS: [&'static str; 21] = [
         "/logstash-ip",
         "/update-ip-list",
         "/v1/fleets",
@@ -66,6 +67,7 @@ impl<'a> Route<'a> {
         "/favicon.svg",
         "/v1/events",
         "/v1/events/sns",
+        "/lives.js",
         "other",
     ];
     /// The label of a path that names nothing.
@@ -96,6 +98,7 @@ impl<'a> Route<'a> {
             "/openapi.json" => Self::OpenApi,
             "/" => Self::Page,
             "/app.js" => Self::Script,
+            "/lives.js" => Self::Lives,
             "/app.css" => Self::Style,
             "/favicon.svg" => Self::Icon,
             _ => return None,
@@ -124,6 +127,7 @@ impl<'a> Route<'a> {
             Self::Icon => 16,
             Self::Events => 17,
             Self::EventsSns => 18,
+            Self::Lives => 19,
         }
     }
 

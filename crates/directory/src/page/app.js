@@ -18,6 +18,8 @@ const EVENT_MAX = 16 << 20;      // characters of one event
 const ROWS = 200;                // collectors shown before "more"
 const LINES = 6;                 // members of one change shown before "more"
 const FRESH = 4_000;             // ms a change stays highlighted
+const FEW = 6;                   // fleets that are asked for one by one
+const SETTLING = 15_000;         // ms in which agents mostly have applied a new list
 
 // ---- small tools
 const $ = (id) => document.getElementById(id);
@@ -185,6 +187,7 @@ function sendable(roster) {
   return [];
 }
 
+const lives = pikepoleLives({ h, put, cls, attr, button, keyed, flash, icon, setIcon, parse, clock, full, span, plural, num, str, arr, obj });
 const fleets = new Map();        // name -> fleet
 let seq = 0;                     // the moments
 let loaded = false;              // the first answer is here
@@ -192,7 +195,7 @@ let loaded = false;              // the first answer is here
 function fleetNamed(name) {
   let f = fleets.get(name);
   if (!f) {
-    f = { name, meta: {}, roster: null, changes: null, metaSeq: 0, rosterSeq: 0, known: false, view: null };
+    f = { name, meta: {}, roster: null, changes: null, lives: [], metaSeq: 0, rosterSeq: 0, known: false, view: null };
     fleets.set(name, f);
   }
   return f;
@@ -214,12 +217,22 @@ function takeState(raw, at) {
       holding: g.state === 'holding', reason: str(g.reason), holdSince: parse(g.since), reads: count(g.reads),
       alerts: arr(r.alerts).map((a) => ({ kind: str(obj(a).kind), since: parse(obj(a).since), detail: str(obj(a).detail) })),
       watchers: Number.isFinite(r.watchers) ? r.watchers : null,
+      agents: count(obj(r.convergence).live), applied: count(obj(r.convergence).applied), awaited: count(obj(r.convergence).awaited),
     };
     if (Array.isArray(r.changes)) f.changes = r.changes;
+    if (Array.isArray(r.lives)) f.lives = lives.read(r.lives);
   }
   if (r.roster !== undefined) takeRoster(f, r.roster, at);
   if (f.rosterSeq > at && f.roster && f.roster.revision !== obj(r.roster).revision) wantState(f.name); // a push overtook it
+  if (isMoving(f)) wantState(f.name);
   dirty(f);
+}
+/** Whether somebody waits for something here, so that the next second brings news. */
+function isMoving(f) {
+  if (document.hidden || !f.view) return false;
+  if (f.view.open) return f.meta.awaited > 0 || lives.busy(f.lives);
+  // A new list needs a moment to be applied; with many fleets the next poll is soon enough.
+  return fleets.size <= FEW && f.meta.applied < f.meta.agents && f.changedAt > now() - SETTLING;
 }
 function takeRoster(f, raw, at) {
   if (at < f.rosterSeq) return false;
@@ -227,6 +240,7 @@ function takeRoster(f, raw, at) {
   const revision = raw == null ? null : raw.revision;
   if (f.roster && raw && f.roster.revision === revision) return false;
   f.roster = readRoster(raw);
+  f.changedAt = now();
   return true;
 }
 
@@ -252,6 +266,12 @@ const ADVICE = {
   store_quarantined: [WARN, 'A stored file was put aside', () => 'The fleet is rebuilt from its source. Find out what damaged the file.'],
   no_active: [WARN, 'No active collector', () => 'Last-resort collectors carry everything, and AWS may take them soon. Check that the group launches new ones.'],
   all_draining: [CRIT, 'Every collector is draining', () => 'Proxies still send to them because there is nothing else. Check that the group launches new ones.'],
+  probe_gave_up: [WARN, 'A new collector does not answer', () => 'It is listed although its port never answered. See whether it has started; if it is well, let this directory reach its port, or switch the probe off.'],
+  drain_deadline: [WARN, 'A drain ended at its deadline', () => 'Those agents may have lost what they had just sent. Look at these proxies: perhaps their shipper does not reload, or hangs.'],
+  hook_failing: [WARN, 'A lifecycle hook cannot be completed', () => 'The instance waits until the hook times out by itself. Check that this directory may call autoscaling:CompleteLifecycleAction.'],
+  queue_failing: [WARN, 'A queue cannot be read', () => 'Events come late or not at all; launches and ends are only seen at the next look at AWS. Check the queue’s URL, and that this directory may receive and delete its messages.'],
+  topic_unsubscribed: [WARN, 'A topic no longer sends its messages', () => 'Events come late or not at all. Subscribe this directory to the topic again, and find out who ended the subscription.'],
+  too_many_agents: [WARN, 'Too many agents', () => 'While some find no place no drain ends before its deadline. Look for a host that invents agent ids.'],
   no_roster: [CRIT, 'Nothing to serve', () => 'The source has never answered, so nobody knows this fleet’s collectors. This is not an empty fleet.'],
 };
 function problems(f) {
@@ -403,11 +423,12 @@ function stat(key, label, mark) {
 stat('active', 'active', 'active');
 stat('last_resort', 'last resort', 'last_resort');
 stat('draining', 'draining', 'draining');
+stat('agents', 'agents');
 stat('watchers', 'watchers');
 
 let bad = 0;
 function drawSummary() {
-  const sum = { active: 0, last_resort: 0, draining: 0, watchers: null };
+  const sum = { active: 0, last_resort: 0, draining: 0, agents: 0, watchers: null };
   let total = 0, waiting = 0, dry = 0;
   bad = 0;
   for (const f of fleets.values()) {
@@ -416,6 +437,7 @@ function drawSummary() {
     if (f.level === CRIT) dry++;
     if (f.level === WAIT) waiting++;
     if (f.roster) for (const s of ['active', 'last_resort', 'draining']) sum[s] += f.roster.counts[s];
+    sum.agents += f.meta.agents || 0;
     if (f.meta.watchers != null) sum.watchers = (sum.watchers || 0) + f.meta.watchers;
   }
   for (const [key, s] of Object.entries(stats)) {
@@ -462,6 +484,7 @@ function makeRow(f) {
   }
   v.plain = h('span', 'plain');
   v.counts.append(v.plain);
+  v.crew = h('span', 'crew');
   v.age = timeEl('age', true);
   v.changed = timeEl('changed', true);
   v.issue = h('span', 'issue');
@@ -470,7 +493,7 @@ function makeRow(f) {
   v.issue.append(v.issueTitle, v.issueText);
   v.hits = h('span', 'hits');
   v.head = button('', () => setOpen(f, !v.open, true), 'row');
-  v.head.append(v.icon, v.level, h('span', 'who', v.name, v.place), h('span', 'load', v.bar, v.counts), v.age, v.changed, h('span', 'chev'), v.issue, v.hits);
+  v.head.append(v.icon, v.level, h('span', 'who', v.name, v.place), h('span', 'load', v.bar, v.counts, v.crew), v.age, v.changed, h('span', 'chev'), v.issue, v.hits);
   v.head.setAttribute('aria-expanded', 'false');
   v.body = h('div', 'panel');
   v.body.id = v.id;
@@ -495,6 +518,12 @@ function drawRow(f) {
     seg.text.hidden = !total || (!n && s !== 'active');
   }
   put(v.plain, total ? '' : r ? 'Empty: no collectors' : m.source === 'missing' ? 'No such group' : f.known ? 'Not known yet' : '');
+  put(v.crew, [
+    m.awaited ? `${plural(m.awaited, 'newcomer')} awaited` : '',
+    lives.summary(f.lives),
+    m.agents ? `agents ${num(m.applied)} of ${num(m.agents)} on this revision` : '',
+  ].filter(Boolean).join(' · '));
+  v.crew.hidden = !v.crew._text;
   setTime(v.age, m.confirmed, m.stale ? 'stale, ' : '', r && f.known ? 'not confirmed' : '');
   cls(v.age, 'plain-age', m.confirmed != null && !m.stale);
   cls(v.age, 'late', m.stale);
@@ -524,7 +553,7 @@ function setOpen(f, open, byHand) {
     v.panel = makePanel(f);
     v.body.replaceChildren(v.panel.el);
     drawPanel(f);
-    if (f.changes === null && f.known) wantState(f.name);
+    if (f.known) wantState(f.name); // lives and changes are only told of a fleet that is asked for
   } else {
     v.panel = null;
     v.body.replaceChildren();
@@ -575,11 +604,13 @@ function makePanel(f) {
   p.confirmed = timeEl();
   fact('confirmed', 'Confirmed').append(p.confirmed);
   p.port = h('span'); fact('port', 'Port').append(p.port);
+  p.agents = h('span'); p.behind = h('span', 'sub'); fact('agents', 'Agents').append(p.agents, p.behind);
   p.watchers = h('span'); fact('watchers', 'Watchers').append(p.watchers);
 
   p.changes = { el: h('ol', 'changes'), map: new Map() };
   p.noChanges = h('p', 'quiet', 'No changes seen yet.');
-  p.el = h('div', 'inner', p.issues.el,
+  p.lives = lives.make(f.name, () => drawPanel(f));
+  p.el = h('div', 'inner', p.issues.el, p.lives.el,
     h('div', 'cols',
       h('section', 'left', h('div', 'bar-head', p.title, p.copy), p.zones.el, p.note, p.table, p.more),
       h('section', 'right', h('h4', null, 'Facts'), facts, h('h4', null, 'Last changes'), p.noChanges, p.changes.el)));
@@ -588,7 +619,7 @@ function makePanel(f) {
 const SOURCE = {
   __proto__: null,
   ok: ['ok', 'ok'], waiting: ['wait', 'waiting for a first answer'], failing: ['warn', 'failing'],
-  throttled: ['warn', 'throttled'], missing: ['crit', 'does not exist'],
+  throttled: ['warn', 'throttled'], elsewhere: ['ok', 'asked by another replica'], missing: ['crit', 'does not exist'],
 };
 const KIND = { __proto__: null, aws: 'AWS Auto Scaling', file: 'File', sim: 'Simulation' };
 
@@ -610,6 +641,9 @@ function drawPanel(f) {
   });
   p.issues.el.hidden = !f.problems.length;
 
+  lives.draw(p.lives, f.lives, m.agents, p.young || !f.told);
+  f.told = f.changes !== null; // what the first answer tells is no news
+
   drawMembers(f, p);
 
   const [mark, text] = SOURCE[m.source] || ['wait', m.source || 'not known'];
@@ -628,6 +662,8 @@ function drawPanel(f) {
   setTime(p.published, r ? r.published : null, r && r.published != null ? `published ${clock(r.published)}, ` : '');
   setTime(p.confirmed, m.confirmed, '', 'never');
   put(p.port, str(m.port) || '–');
+  put(p.agents, m.agents ? `${num(m.applied)} of ${num(m.agents)} on this revision` : 'none is known');
+  put(p.behind, !m.agents ? 'Drains end at their deadline.' : m.applied < m.agents ? 'The others still use an older list.' : '');
   put(p.watchers, m.watchers == null ? '–' : num(m.watchers));
 
   drawChanges(f, p);
@@ -816,7 +852,7 @@ async function fetchWanted() {
   const names = [...wanted];
   wanted.clear();
   wantLast = now();
-  if (names.length > 6) await poll();
+  if (names.length > FEW) await poll();
   else await Promise.all(names.map(async (name) => {
     const at = ++seq;
     const { body } = await get(`v1/fleets/${encodeURIComponent(name)}`);

@@ -6,6 +6,8 @@
 //! Invariant: ids and addresses are never given out twice, and a describe tells of one moment: that at
 //! which it began.
 
+mod hooks;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pikepole_fleet::{Describe, GroupName, Instance, InstanceId, Lifecycle, Proof, Timestamp, Zone};
+use pikepole_fleet::{
+    Describe, GroupName, HookName, Instance, InstanceId, Lifecycle, Proof, Timestamp, Transition, Zone,
+};
 use tokio::sync::watch;
 
-use super::{Answer, Source, SourceError, Target};
+use super::{Answer, HookAnswer, HookCall, Source, SourceError, Target};
 use crate::clock::Clock;
+use hooks::Hooks;
 
 /// Given out in turn.
 const ZONES: [&str; 3] = ["a", "b", "c"];
@@ -55,9 +60,12 @@ pub struct SimSource {
 #[derive(Debug)]
 struct State {
     groups: BTreeMap<GroupName, Group>,
+    hooks: Hooks,
     faults: Faults,
     notify: bool,
     first: Ipv4Addr,
+    /// The first instance's number.
+    from: u64,
     launched: u32,
     describes: u64,
 }
@@ -81,20 +89,24 @@ struct Faults {
 impl SimCloud {
     /// An empty account whose instances live at `10.0.0.1`, `10.0.0.2`, ….
     pub fn new(clock: Clock) -> Self {
-        Self::with_first_address(clock, Ipv4Addr::new(10, 0, 0, 1))
+        Self::with_first_address(clock, Ipv4Addr::new(10, 0, 0, 1), 0)
     }
 
-    /// An empty account whose instances live on this machine, at `127.0.0.2`, `127.0.0.3`, ….
-    pub fn on_loopback(clock: Clock) -> Self {
-        Self::with_first_address(clock, Ipv4Addr::new(127, 0, 0, 2))
+    /// An empty account whose instances live on this machine: those of account 1 at `127.1.0.1`, `127.1.0.2`,
+    /// …. Accounts with different numbers share no address and no instance id.
+    pub fn on_loopback(clock: Clock, account: u8) -> Self {
+        let from = u64::from(account) << 32;
+        Self::with_first_address(clock, Ipv4Addr::new(127, account, 0, 1), from)
     }
 
-    fn with_first_address(clock: Clock, first: Ipv4Addr) -> Self {
+    fn with_first_address(clock: Clock, first: Ipv4Addr, from: u64) -> Self {
         let state = State {
             groups: BTreeMap::new(),
+            hooks: Hooks::default(),
             faults: Faults::default(),
             notify: false,
             first,
+            from,
             launched: 0,
             describes: 0,
         };
@@ -121,12 +133,15 @@ impl SimCloud {
         self.create_group(group, desired);
     }
 
-    /// Adds a launching instance to the group, which is made if need be.
+    /// Adds a launching instance to the group, which is made if need be. It waits for the group's launch
+    /// hook, if there is one.
     pub fn launch(&self, group: &GroupName) -> InstanceId {
+        let now = self.clock.now();
         self.mutate(|state| {
             let instance = state.next_instance();
             let id = instance.id.clone();
             state.groups.entry(group.clone()).or_default().instances.push(instance);
+            state.hooks.begin(group, &id, Transition::Launching, now);
             id
         })
     }
@@ -134,8 +149,7 @@ impl SimCloud {
     /// Moves an instance to another state of life. An instance that is gone stays gone.
     pub fn set_lifecycle(&self, group: &GroupName, id: &InstanceId, lifecycle: Lifecycle) {
         self.mutate(|state| {
-            let instances = state.groups.get_mut(group).map(|g| g.instances.iter_mut());
-            if let Some(instance) = instances.and_then(|mut all| all.find(|i| i.id == *id)) {
+            if let Some(instance) = state.find(group, id) {
                 instance.lifecycle = lifecycle;
             }
         });
@@ -143,11 +157,7 @@ impl SimCloud {
 
     /// Ends an instance: no describe lists it any more.
     pub fn remove(&self, group: &GroupName, id: &InstanceId) {
-        self.mutate(|state| {
-            if let Some(group) = state.groups.get_mut(group) {
-                group.instances.retain(|i| i.id != *id);
-            }
-        });
+        self.mutate(|state| state.drop_instance(group, id));
     }
 
     /// The instances of a group as they really are, whatever the faults, oldest first.
@@ -165,7 +175,7 @@ impl SimCloud {
         self.state().notify = on;
     }
 
-    /// Every describe and every search for proof fails so.
+    /// Every describe, every search for proof and every call about a hook fails so.
     pub fn fail_with(&self, error: Option<SourceError>) {
         self.state().faults.fail_with = error;
     }
@@ -200,6 +210,10 @@ impl SimCloud {
         self.state().faults = Faults::default();
     }
 
+    fn works(&self) -> Result<(), SourceError> {
+        self.state().faults.fail_with.clone().map_or(Ok(()), Err)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is made in one step, so what a panicking test left behind is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -218,11 +232,24 @@ impl SimCloud {
 }
 
 impl State {
+    fn find(&mut self, group: &GroupName, id: &InstanceId) -> Option<&mut SimInstance> {
+        self.groups.get_mut(group)?.instances.iter_mut().find(|i| i.id == *id)
+    }
+
+    fn drop_instance(&mut self, group: &GroupName, id: &InstanceId) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.instances.retain(|i| i.id != *id);
+        }
+        self.hooks.forget(id);
+    }
+
     fn next_instance(&mut self) -> SimInstance {
         let number = self.launched;
         self.launched += 1;
         SimInstance {
-            id: format!("i-{number:017x}").parse().expect("hexadecimal digits make an id"),
+            id: format!("i-{:017x}", self.from + u64::from(number))
+                .parse()
+                .expect("hexadecimal digits make an id"),
             lifecycle: Lifecycle::Launching,
             ip: IpAddr::V4(Ipv4Addr::from_bits(self.first.to_bits().wrapping_add(number))),
             zone: ZONES[number as usize % ZONES.len()].parse().expect("a letter makes a zone"),
@@ -263,6 +290,7 @@ impl Source for SimSource {
         self.seen.fetch_max(*self.cloud.announced.borrow(), Ordering::SeqCst);
         let (answers, delay) = {
             let mut state = self.cloud.state();
+            state.expire(made_at);
             state.describes += 1;
             let answer = |t: &Target| state.faults.answer(made_at, state.groups.get(&t.group), t.port);
             (targets.iter().map(answer).collect(), state.faults.delay)
@@ -284,6 +312,21 @@ impl Source for SimSource {
         let lives = |id: &InstanceId| state.groups.values().any(|g| g.instances.iter().any(|i| i.id == *id));
         let gone = ids.iter().filter(|id| !lives(id)).cloned().collect();
         Ok(Proof { gone, ..Proof::default() })
+    }
+
+    async fn complete_hook(&self, call: &HookCall) -> Result<HookAnswer, SourceError> {
+        self.cloud.works()?;
+        Ok(self.cloud.complete(call))
+    }
+
+    async fn heartbeat(&self, call: &HookCall) -> Result<HookAnswer, SourceError> {
+        self.cloud.works()?;
+        Ok(self.cloud.beat(call))
+    }
+
+    async fn hook_timeouts(&self, group: &GroupName) -> Result<BTreeMap<HookName, Duration>, SourceError> {
+        self.cloud.works()?;
+        Ok(self.cloud.state().hooks.timeouts(group))
     }
 
     /// Resolves once per announced change since the last describe.
@@ -386,10 +429,13 @@ mod tests {
 
     #[test]
     fn addresses_of_the_demo_are_on_this_machine() {
-        let cloud = SimCloud::on_loopback(Clock::from_fn(Timestamp::default));
+        let cloud = SimCloud::on_loopback(Clock::from_fn(Timestamp::default), 1);
         for _ in 0..300 {
             cloud.launch(&group());
         }
         assert!(cloud.instances(&group()).iter().all(|i| i.ip.is_loopback()));
+        let other = SimCloud::on_loopback(Clock::from_fn(Timestamp::default), 2);
+        let id = other.launch(&group());
+        assert!(cloud.instances(&group()).iter().all(|i| i.id != id));
     }
 }

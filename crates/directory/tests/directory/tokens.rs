@@ -12,7 +12,7 @@ const HINT: &str = "/update-ip-list?region=ap-south-1&dcid=some-dc&as_name=f1";
 const REFRESH: &str = "/v1/fleets/f1/refresh";
 
 /// Everything a token for reading opens.
-const READABLE: [&str; 11] = [
+const READABLE: [&str; 12] = [
     HOSTS,
     "/v1/fleets",
     "/v1/fleets/f1",
@@ -22,6 +22,7 @@ const READABLE: [&str; 11] = [
     "/openapi.json",
     "/",
     "/app.js",
+    "/lives.js",
     "/app.css",
     "/v1/fleets/f1/roster?after=1&wait=5m",
 ];

@@ -1,17 +1,30 @@
 //! The life of one simulated Auto Scaling group: it scales with a load that comes and goes, spot
 //! capacity is taken away now and then, and sometimes AWS throttles. From a seed.
+//!
+//! The group has lifecycle hooks; what AWS would say of it comes to the directory as events.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use pikepole_directory::engine::{Engine, Fleet};
+use pikepole_directory::engine::Engine;
 use pikepole_directory::source::SourceError;
 use pikepole_directory::source::sim::SimCloud;
-use pikepole_fleet::{Fact, FactKind, GroupName, Input, InstanceId, Lifecycle};
+use pikepole_fleet::{GroupName, InstanceId, Lifecycle, Transition};
 use tokio::time::{Instant, sleep};
 
-const LEAST: u32 = 2;
-const MOST: u32 = 10;
+use super::Pace;
+
+const LEAST: usize = 3;
+const MOST: usize = 10;
+/// Spot instances that are being taken back at once.
+const MOST_DOOMED: usize = 2;
+/// From a spot interruption warning to the end of the instance, as with AWS.
+const NOTICE: f64 = 120.0;
+/// What the templates give the hooks.
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(150);
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two deliveries of events.
+const DELIVERY: Duration = Duration::from_millis(100);
 
 /// Fills a group with instances in service, so that the first roster is not empty.
 pub(super) fn begin(cloud: &SimCloud, group: &GroupName, desired: u32) {
@@ -20,69 +33,51 @@ pub(super) fn begin(cloud: &SimCloud, group: &GroupName, desired: u32) {
         let id = cloud.launch(group);
         cloud.set_lifecycle(group, &id, Lifecycle::InService);
     }
-    cloud.notify(true);
+    for (transition, name, timeout) in [
+        (Transition::Launching, "pikepole-launch", LAUNCH_TIMEOUT),
+        (Transition::Terminating, "pikepole-terminate", TERMINATE_TIMEOUT),
+    ] {
+        cloud.put_hook(group, transition, name.parse().expect("the demo's names are names"), timeout);
+    }
 }
 
-/// What will happen to an instance next, and when.
-struct Pending {
-    at: Instant,
-    id: InstanceId,
-    next: Next,
-}
-
-enum Next {
-    InService,
-    Leave,
-    Gone,
+/// Brings the events of an account to the directory, as a queue would.
+pub(super) async fn deliver(cloud: SimCloud, engine: Arc<Engine>) {
+    loop {
+        sleep(DELIVERY).await;
+        engine.take_events(&cloud.take_events()).await;
+    }
 }
 
 /// A group that lives.
 pub(super) struct Life {
     cloud: SimCloud,
-    engine: Arc<Engine>,
-    fleet: Arc<Fleet>,
     group: GroupName,
-    rng: fastrand::Rng,
-    speed: f64,
-    pending: Vec<Pending>,
+    pace: Pace,
+    /// Spot instances that were warned, and when they end.
+    doomed: Vec<(Instant, InstanceId)>,
     throttled_until: Option<Instant>,
 }
 
 impl Life {
-    pub(super) fn new(
-        cloud: SimCloud,
-        engine: Arc<Engine>,
-        fleet: Arc<Fleet>,
-        seed: u64,
-        speed: f64,
-    ) -> Self {
-        let group = fleet.config().group();
-        let rng = fastrand::Rng::with_seed(seed);
-        Self { cloud, engine, fleet, group, rng, speed, pending: Vec::new(), throttled_until: None }
+    pub(super) fn new(cloud: SimCloud, group: GroupName, pace: Pace) -> Self {
+        Self { cloud, group, pace, doomed: Vec::new(), throttled_until: None }
     }
 
     /// Lives for ever.
     pub(super) async fn live(mut self) {
         loop {
-            sleep(self.some_time(1.0, 4.0)).await;
+            sleep(self.pace.some_time(1.0, 6.0)).await;
             self.carry_out();
-            match self.rng.u32(0..100) {
+            match self.pace.below(100) {
                 0..=34 => self.scale_out(),
-                35..=64 => self.scale_in(),
-                65..=79 => self.lose_spot().await,
-                80..=81 => self.throttle(),
+                35..=59 => self.scale_in(),
+                60..=69 => self.lose_spot(),
+                70..=74 => self.advise(),
+                75..=76 => self.throttle(),
                 _ => {}
             }
         }
-    }
-
-    fn some_time(&mut self, least: f64, most: f64) -> Duration {
-        Duration::from_secs_f64((least + (most - least) * self.rng.f64()) / self.speed)
-    }
-
-    fn plan(&mut self, id: InstanceId, next: Next, least: f64, most: f64) {
-        let at = Instant::now() + self.some_time(least, most);
-        self.pending.push(Pending { at, id, next });
     }
 
     /// What is due by now.
@@ -93,60 +88,67 @@ impl Life {
             self.cloud.fail_with(None);
         }
         let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.pending).into_iter().partition(|p| p.at <= now);
-        self.pending = later;
-        for Pending { id, next, .. } in due {
-            match next {
-                Next::InService => self.cloud.set_lifecycle(&self.group, &id, Lifecycle::InService),
-                Next::Leave => self.leave(id),
-                Next::Gone => self.cloud.remove(&self.group, &id),
-            }
+            std::mem::take(&mut self.doomed).into_iter().partition(|(at, _)| *at <= now);
+        self.doomed = later;
+        for (_, id) in due {
+            self.cloud.take_back(&self.group, &id);
         }
     }
 
-    fn leave(&mut self, id: InstanceId) {
-        self.cloud.set_lifecycle(&self.group, &id, Lifecycle::Leaving);
-        self.plan(id, Next::Gone, 3.0, 8.0);
+    fn serving(&self) -> Vec<InstanceId> {
+        let doomed = |id: &InstanceId| self.doomed.iter().any(|(_, d)| d == id);
+        let instances = self.cloud.instances(&self.group).into_iter();
+        instances.filter(|i| i.lifecycle == Lifecycle::InService && !doomed(&i.id)).map(|i| i.id).collect()
     }
 
-    fn in_service(&self) -> Vec<InstanceId> {
-        let busy = |id: &InstanceId| self.pending.iter().any(|p| p.id == *id);
-        let instances = self.cloud.instances(&self.group).into_iter();
-        instances.filter(|i| i.lifecycle == Lifecycle::InService && !busy(&i.id)).map(|i| i.id).collect()
+    /// One of those that can be spared.
+    fn spare(&mut self) -> Option<InstanceId> {
+        let mut serving = self.serving();
+        (serving.len() > LEAST).then(|| serving.swap_remove(self.pace.below(serving.len())))
+    }
+
+    /// Everyone who is neither leaving nor doomed is wanted.
+    fn set_desired(&self) {
+        let doomed = |id: &InstanceId| self.doomed.iter().any(|(_, d)| d == id);
+        let stays = |lifecycle| !matches!(lifecycle, Lifecycle::Leaving);
+        let instances = self.cloud.instances(&self.group);
+        let wanted = instances.iter().filter(|i| stays(i.lifecycle) && !doomed(&i.id)).count();
+        self.cloud.set_desired(&self.group, u32::try_from(wanted).unwrap_or(u32::MAX));
     }
 
     fn scale_out(&mut self) {
-        let count = u32::try_from(self.cloud.instances(&self.group).len()).unwrap_or(MOST);
-        if count < MOST {
-            self.cloud.set_desired(&self.group, count + 1);
-            let id = self.cloud.launch(&self.group);
-            self.plan(id, Next::InService, 2.0, 6.0);
+        if self.cloud.instances(&self.group).len() < MOST {
+            self.cloud.launch(&self.group);
+            self.set_desired();
         }
     }
 
     fn scale_in(&mut self) {
-        let serving = self.in_service();
-        if serving.len() as u32 > LEAST {
-            let id = serving[self.rng.usize(..serving.len())].clone();
-            self.cloud.set_desired(&self.group, serving.len() as u32 - 1);
-            self.leave(id);
+        if let Some(id) = self.spare() {
+            self.cloud.terminate(&self.group, &id);
+            self.set_desired();
         }
     }
 
-    /// The warning is an event: the group still calls the instance `InService`.
-    async fn lose_spot(&mut self) {
-        let serving = self.in_service();
-        if serving.len() as u32 > LEAST {
-            let id = serving[self.rng.usize(..serving.len())].clone();
-            let at = self.engine.clock().now();
-            let fact = Fact { instance: id.clone(), kind: FactKind::SpotInterruption, at };
-            self.engine.apply(&self.fleet, Input::Learned(fact)).await;
-            self.plan(id, Next::Leave, 6.0, 12.0);
+    /// The warning is an event: the group still calls the instance `InService`, for two minutes.
+    fn lose_spot(&mut self) {
+        if self.doomed.len() < MOST_DOOMED
+            && let Some(id) = self.spare()
+        {
+            self.cloud.interrupt(&id);
+            self.doomed.push((Instant::now() + self.pace.some_time(NOTICE, NOTICE), id));
+            self.set_desired();
+        }
+    }
+
+    fn advise(&mut self) {
+        if let Some(id) = self.spare() {
+            self.cloud.advise(&id);
         }
     }
 
     fn throttle(&mut self) {
         self.cloud.fail_with(Some(SourceError::Throttled("Rate exceeded".into())));
-        self.throttled_until = Some(Instant::now() + self.some_time(8.0, 20.0));
+        self.throttled_until = Some(Instant::now() + self.pace.some_time(4.0, 9.0));
     }
 }

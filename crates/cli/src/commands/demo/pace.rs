@@ -1,0 +1,54 @@
+//! How long things take in the demo: from a seed, and faster or slower as asked.
+
+use std::time::Duration;
+
+/// Dice and the factor of `--speed`.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    rng: fastrand::Rng,
+    speed: f64,
+}
+
+impl Pace {
+    pub(super) fn new(seed: u64, speed: f64) -> Self {
+        Self { rng: fastrand::Rng::with_seed(seed), speed }
+    }
+
+    /// Another one, which goes its own way from here.
+    pub(super) fn fork(&mut self) -> Self {
+        Self { rng: self.rng.fork(), speed: self.speed }
+    }
+
+    /// Between so many seconds of production.
+    pub(super) fn some_time(&mut self, least: f64, most: f64) -> Duration {
+        Duration::from_secs_f64((least + (most - least) * self.rng.f64()) / self.speed)
+    }
+
+    /// How long an agent takes to use a roster. One in two hundred hangs; some of those longer than a drain
+    /// may last.
+    pub(super) fn reload(&mut self) -> Duration {
+        match self.rng.u32(0..800) {
+            0 => self.some_time(70.0, 90.0),
+            1..=3 => self.some_time(8.0, 40.0),
+            _ => self.some_time(0.2, 3.0),
+        }
+    }
+
+    pub(super) fn once_in(&mut self, times: u32) -> bool {
+        self.rng.u32(0..times) == 0
+    }
+
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        self.rng.usize(0..end)
+    }
+
+    pub(super) fn uuid(&mut self) -> String {
+        let (high, low) = (self.rng.u64(..), self.rng.u64(..));
+        let (first, second, third) = (high >> 32, (high >> 16) & 0xffff, high & 0xfff);
+        format!(
+            "{first:08x}-{second:04x}-4{third:03x}-8{:03x}-{:012x}",
+            (low >> 48) & 0xfff,
+            low & 0xffff_ffff_ffff
+        )
+    }
+}

@@ -1,0 +1,170 @@
+//! Prints the life of a fleet: a line for every member that changes, and for every step of a collector on
+//! its way in or out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pikepole_directory::clock::Clock;
+use pikepole_directory::engine::Fleet;
+use pikepole_fleet::drain::{Convergence, convergence};
+use pikepole_fleet::{Change, HookEnd, InstanceId, Life, MemberChange, Revision, Timestamp, Transition};
+use tokio::time::{Instant, sleep};
+
+use crate::commands::print;
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two lines that say how many still hold.
+const HOLD_EVERY: Duration = Duration::from_millis(1_500);
+
+/// What was told of one life.
+#[derive(Debug, Default)]
+struct Told {
+    launched: bool,
+    port: bool,
+    moved_off: bool,
+    deadline: bool,
+    /// Agents that still held, and when that was told.
+    holders: Option<(usize, Instant)>,
+}
+
+/// What was told of one fleet.
+struct Teller {
+    fleet: Arc<Fleet>,
+    clock: Clock,
+    changes: Option<Revision>,
+    lives: BTreeMap<InstanceId, Told>,
+}
+
+/// Prints as long as somebody reads.
+pub(super) async fn tell(fleet: Arc<Fleet>, clock: Clock) {
+    let mut teller = Teller { fleet, clock, changes: None, lives: BTreeMap::new() };
+    loop {
+        let lines = teller.news();
+        if !lines.is_empty() && print(&lines).is_err() {
+            return; // whoever read the lines is gone; the page goes on
+        }
+        sleep(LOOK).await;
+    }
+}
+
+impl Teller {
+    fn news(&mut self) -> String {
+        let state = self.fleet.state();
+        let name = self.fleet.config().name.as_str();
+        let mut lines = String::new();
+        let last = self.changes;
+        for change in state.changes.iter().filter(|change| Some(change.revision) > last) {
+            self.changes = Some(change.revision);
+            lines.extend(change.members.iter().map(|member| changed(name, change, member)));
+        }
+        self.lives.retain(|id, _| state.lives.get(id).is_some());
+        let now = self.clock.now();
+        for (id, life) in state.lives.iter() {
+            let told = self.lives.entry(id.clone()).or_default();
+            for (at, words) in told.news(life, now, || holders(&self.fleet, life)) {
+                lines.push_str(&line(at, name, '·', id, &words));
+            }
+        }
+        lines
+    }
+}
+
+/// How many live agents still hold, of how many. `None`: no agent is known.
+fn holders(fleet: &Fleet, life: &Life) -> Option<(usize, usize)> {
+    let (seen, _) = fleet.agents().seen();
+    let live = seen.iter().filter(|agent| agent.live).count();
+    match convergence(life, seen) {
+        Convergence::NobodyKnown => None,
+        Convergence::HeldBy(who) => Some((who.len(), live)),
+        Convergence::Converged => Some((0, live)),
+    }
+}
+
+impl Told {
+    /// What happened since the last look, with the time of each.
+    fn news(
+        &mut self,
+        life: &Life,
+        now: Timestamp,
+        holders: impl Fn() -> Option<(usize, usize)>,
+    ) -> Vec<(Timestamp, String)> {
+        let mut news = Vec::new();
+        if let (false, Some(at)) = (self.launched, life.launched) {
+            self.launched = true;
+            let until = if life.awaited { "; listed once its port answers" } else { "" };
+            news.push((at, format!("launching{until}")));
+        }
+        // A step that a hook waits for is told together with the hook's end.
+        let is_settled = |transition| life.open(transition).next().is_none();
+        if let (false, true, Some(at)) =
+            (self.port, is_settled(Transition::Launching), life.answered.or(life.given_up))
+        {
+            self.port = true;
+            let (waited, hook) = (after(life.launched, at), ended(life, Transition::Launching));
+            news.push((
+                at,
+                match life.answered {
+                    Some(_) => format!("port answers{waited}{hook}"),
+                    None => format!("port never answered{waited}; listed all the same{hook}"),
+                },
+            ));
+        }
+        if life.is_leaving() && life.moved_off.is_none() {
+            news.extend(self.hold(holders()).map(|words| (now, words)));
+        }
+        let over = is_settled(Transition::Terminating);
+        if let (false, true, Some(at)) = (self.moved_off, over, life.moved_off) {
+            self.moved_off = true;
+            let (waited, hook) = (after(life.draining, at), ended(life, Transition::Terminating));
+            news.push((now, format!("every agent has moved off{waited}{hook}")));
+        }
+        let deadline = life.waiting.iter().find_map(|w| w.done.filter(|(_, end)| *end == HookEnd::Deadline));
+        if let (false, Some((at, _))) = (self.deadline, deadline) {
+            self.deadline = true;
+            news.push((at, format!("the deadline came{}; hook completed", after(life.draining, at))));
+        }
+        news
+    }
+
+    fn hold(&mut self, holders: Option<(usize, usize)>) -> Option<String> {
+        let (count, of) = holders.filter(|(count, _)| *count > 0)?;
+        if self.holders.is_some_and(|(told, at)| told == count || at.elapsed() < HOLD_EVERY) {
+            return None;
+        }
+        self.holders = Some((count, Instant::now()));
+        let verb = if count == 1 { "holds" } else { "hold" };
+        Some(format!("draining, {count} of {of} agents still {verb}"))
+    }
+}
+
+/// `; hook completed` if such a hook was.
+fn ended(life: &Life, transition: Transition) -> &'static str {
+    let mut ends = life.waiting.iter().filter(|w| w.hook.transition == transition).filter_map(|w| w.done);
+    match ends.next_back() {
+        Some((_, HookEnd::NoSuchAction)) => "; the hook had timed out before",
+        Some((_, HookEnd::Gone)) | None => "",
+        Some(_) => "; hook completed",
+    }
+}
+
+/// ` after 2.1 s`, or nothing.
+fn after(since: Option<Timestamp>, at: Timestamp) -> String {
+    since.map_or_else(String::new, |since| format!(" after {:.1} s", at.since(since).as_secs_f64()))
+}
+
+fn changed(fleet: &str, change: &Change, member: &MemberChange) -> String {
+    let (sign, state) = match (member.from, member.to) {
+        (None, Some(state)) => ('+', state.as_str()),
+        (_, None) => ('-', "gone"),
+        (Some(_), Some(state)) => ('~', state.as_str()),
+    };
+    let words = format!("{:<11} {:<15} {}", state, member.address.to_string(), change.cause);
+    line(change.at, fleet, sign, &member.instance_id, &words)
+}
+
+fn line(at: Timestamp, fleet: &str, sign: char, id: &InstanceId, words: &str) -> String {
+    let time = pikepole_api::time::format(at);
+    format!("{}  {fleet:<18} {sign} {id}  {words}\n", time.get(11..19).unwrap_or_default())
+}
