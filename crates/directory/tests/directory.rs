@@ -7,6 +7,10 @@ mod aws_engine;
 #[cfg(feature = "aws")]
 #[path = "directory/aws_moto.rs"]
 mod aws_moto;
+#[path = "directory/drain.rs"]
+mod drain;
+#[path = "directory/drain_rig.rs"]
+mod drain_rig;
 #[path = "directory/engine_failures.rs"]
 mod engine_failures;
 #[path = "directory/engine_pace.rs"]
