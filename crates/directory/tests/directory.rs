@@ -9,6 +9,8 @@ mod aws_engine;
 mod aws_moto;
 #[path = "directory/drain.rs"]
 mod drain;
+#[path = "directory/drain_crash.rs"]
+mod drain_crash;
 #[path = "directory/drain_rig.rs"]
 mod drain_rig;
 #[path = "directory/engine_failures.rs"]

@@ -66,6 +66,8 @@ struct Book {
 pub struct Agents {
     book: Mutex<Book>,
     moved: Notify,
+    /// Held while the store is told: an older list must not come after a newer one.
+    pub(super) telling: tokio::sync::Mutex<()>,
 }
 
 /// What the store has to be told.
