@@ -288,3 +288,41 @@ async fn a_crash_before_any_step_neither_forgets_nor_hurries_a_drain() {
 async fn a_crash_after_any_step_neither_forgets_nor_hurries_a_drain() {
     crash_at_every_step(true).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_came_a_moment_before_the_event_is_known_after_a_crash() {
+    let world = World::new().await;
+    let rig = world.start(&Arc::default()).await;
+    pass(10).await;
+    let late = Proxy::new("late");
+    late.polls(&rig.engine, Some(rig.revision("f")));
+    world.hooks.wait(&world.id, "drain");
+    world.tell(&rig).await;
+    rig.kill().await;
+    let again = world.start(&Arc::default()).await;
+    let known = again.fleet("f").agents().list();
+    assert!(known.iter().any(|agent| agent.key == late.key && agent.live), "{known:?}");
+    pass(14).await;
+    assert!(world.hooks.waits(&world.id), "it has fifteen seconds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_holds_no_drain_up_and_acknowledges_nothing() {
+    let world = World::new().await;
+    let process = Arc::new(Process::default());
+    let rig = world.start(&process).await;
+    pass(10).await;
+    Proxy::new("late").polls(&rig.engine, Some(rig.revision("f")));
+    process.dead.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    let engine = Arc::clone(&rig.engine);
+    let event = hook_event(&world.id, "drain", "t", Transition::Terminating);
+    let taken = tokio::spawn(async move { engine.take_events(&[event]).await });
+    let mut shown = rig.fleet("f").watch();
+    let left = |s: &pikepole_directory::engine::Shown| {
+        s.published.as_ref().is_some_and(|p| p.roster.sendable().count() == 2)
+    };
+    shown.wait_for(left).await.unwrap();
+    assert!(began.elapsed() < Duration::from_millis(1_100), "{:?}", began.elapsed());
+    assert_eq!(taken.await.unwrap().not_kept, 1);
+}
