@@ -41,6 +41,9 @@ mod poll;
 #[path = "directory/replicas.rs"]
 mod replicas;
 #[cfg(feature = "redis")]
+#[path = "directory/replicas_drain.rs"]
+mod replicas_drain;
+#[cfg(feature = "redis")]
 #[path = "directory/replicas_random.rs"]
 mod replicas_random;
 #[cfg(feature = "redis")]

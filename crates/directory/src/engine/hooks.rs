@@ -205,7 +205,8 @@ fn decide(
     lives: &[(&InstanceId, &Life)],
 ) -> Vec<Task> {
     let now = engine.clock().now();
-    let (agents, someone_missing) = fleet.agents().seen();
+    let (agents, found_no_place) = fleet.agents().seen();
+    let someone_missing = found_no_place || !engine.knows_others(fleet);
     let name = &fleet.config().name;
     let mut memory = engine.hooks.memory();
     let mut tasks = Vec::new();
@@ -226,7 +227,7 @@ fn decide(
         }
         let since = memory.converged.get(&place).copied();
         let steps = [
-            (Transition::Terminating, drain::terminating(life, since, engine.drain.settle, now)),
+            (Transition::Terminating, drain::terminating(life, since, engine.settle(), now)),
             (Transition::Launching, drain::launching(life, now)),
         ];
         for (transition, step) in steps {
