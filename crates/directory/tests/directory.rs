@@ -37,6 +37,8 @@ mod hosts;
 mod metrics;
 #[path = "directory/poll.rs"]
 mod poll;
+#[path = "directory/probe.rs"]
+mod probe;
 #[cfg(feature = "redis")]
 #[path = "directory/replicas.rs"]
 mod replicas;

@@ -369,8 +369,12 @@ async fn complete_one(engine: &Engine, fleet: &Fleet, call: HookCall, hook: Hook
         Ok(answer) => {
             let end = if answer == HookAnswer::NoSuchAction { HookEnd::NoSuchAction } else { end };
             tracing::info!(fleet = %name, instance = %call.instance, hook = %call.hook, ?end, "hook completed");
+            let launched = hook.transition == Transition::Launching;
             let done = Input::HookDone { instance: call.instance.clone(), hook, end };
             engine.apply(fleet, done).await;
+            if launched {
+                engine.chases.begin(fleet); // it is in service in a moment, and nothing tells us
+            }
             let mut memory = engine.hooks.memory();
             memory.pauses.remove(&action);
             memory.beats.remove(&action);
