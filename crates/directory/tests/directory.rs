@@ -25,6 +25,8 @@ mod engine_stores;
 mod engine_truth;
 #[path = "directory/engine_webhook.rs"]
 mod engine_webhook;
+#[path = "directory/events_engine.rs"]
+mod events_engine;
 #[path = "directory/events_http.rs"]
 mod events_http;
 #[path = "directory/harness.rs"]

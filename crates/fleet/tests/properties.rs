@@ -312,7 +312,8 @@ impl Told {
     /// What the directory does by itself: probes that answer, and hooks that are due.
     fn act(&mut self) {
         for (id, life) in self.state.lives.clone().iter() {
-            if life.wants_probe() {
+            let listed = self.state.snapshot.as_ref().and_then(|s| s.get(id)).map(|i| i.lifecycle);
+            if life.wants_probe() && matches!(listed, Some(Lifecycle::Launching | Lifecycle::InService)) {
                 self.apply(Input::Probed { instance: id.clone(), result: Probed::Answered });
             }
             let steps =
