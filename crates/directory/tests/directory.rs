@@ -1,6 +1,8 @@
 //! The directory as its callers see it: a real server on a real socket, in this process.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+#[path = "directory/agents.rs"]
+mod agents;
 #[cfg(feature = "aws")]
 #[path = "directory/aws_engine.rs"]
 mod aws_engine;

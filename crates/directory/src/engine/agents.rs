@@ -149,6 +149,11 @@ impl Agents {
         (live.count() as u64, there.count() as u64)
     }
 
+    /// Polls that are open here.
+    pub fn open_polls(&self) -> u64 {
+        self.book().entries.values().map(|entry| u64::from(entry.open)).sum()
+    }
+
     /// Polls of agents that found no place, since the start.
     pub fn refused(&self) -> u64 {
         self.book().refused

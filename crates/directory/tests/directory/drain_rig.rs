@@ -55,6 +55,7 @@ struct Yard {
     timeouts_fail: bool,
     faults: VecDeque<HookFault>,
     made: Vec<Made>,
+    ahead: Option<i64>,
 }
 
 /// The lifecycle hooks of an account.
@@ -65,6 +66,11 @@ impl Hooks {
     /// The group's hook waits so long by itself.
     pub(crate) fn put(&self, name: &str, timeout: u64) {
         self.0.lock().unwrap().timeouts.insert(name.parse().unwrap(), Duration::from_secs(timeout));
+    }
+
+    /// AWS's clock is ahead of ours by so many milliseconds.
+    pub(crate) fn clock_is_ahead(&self, millis: i64) {
+        self.0.lock().unwrap().ahead = Some(millis);
     }
 
     /// The timeouts of hooks are not told.
@@ -142,6 +148,10 @@ impl Source for Account {
 
     async fn heartbeat(&self, call: &HookCall) -> Result<HookAnswer, SourceError> {
         self.hooks.answer(What::Heartbeat, call).await
+    }
+
+    fn clock_ahead(&self) -> Option<i64> {
+        self.hooks.0.lock().unwrap().ahead
     }
 
     async fn hook_timeouts(&self, _: &GroupName) -> Result<BTreeMap<HookName, Duration>, SourceError> {

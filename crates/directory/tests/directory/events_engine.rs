@@ -141,6 +141,23 @@ async fn the_time_of_an_event_does_no_harm_whatever_it_is() {
     assert_eq!(d.state_of(0), Some(MemberState::Draining));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_event_is_believed_though_the_clock_of_aws_is_an_hour_off() {
+    for hours in [-1, 1] {
+        let d = Drains::of(3).await;
+        let off = hours * 3_600_000_i64;
+        d.hooks.clock_is_ahead(off);
+        let at = Timestamp::from_millis(d.rig.wall.now().as_millis().saturating_add_signed(off));
+        let warning = Event { at: Some(at), ..event(EventKind::SpotInterruption, &d.ids[0]) };
+        d.engine().take_events(&[warning]).await;
+        assert_eq!(d.state_of(0), Some(MemberState::Draining));
+        pass(590).await;
+        assert_eq!(d.state_of(0), Some(MemberState::Draining), "{hours}: ten minutes are ten minutes");
+        pass(100).await;
+        assert_eq!(d.state_of(0), Some(MemberState::Active));
+    }
+}
+
 /// A disk that is full, or not.
 #[derive(Default)]
 struct Disk(AtomicBool);
