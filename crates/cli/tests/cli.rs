@@ -8,6 +8,9 @@ mod config;
 mod demo;
 #[path = "cli/harness.rs"]
 mod harness;
+#[cfg(feature = "aws")]
+#[path = "cli/kill.rs"]
+mod kill;
 #[path = "cli/page.rs"]
 mod page;
 #[path = "cli/service.rs"]

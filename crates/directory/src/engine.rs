@@ -281,6 +281,18 @@ impl Engine {
         call <= Duration::MAX
     }
 
+    /// A directory alone knows of all agents.
+    #[cfg(not(feature = "redis"))]
+    #[expect(clippy::unused_self, reason = "replicas ask each other")]
+    fn knows_others(&self, _: &Fleet) -> bool {
+        true
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn settle(&self) -> Duration {
+        self.drain.settle
+    }
+
     /// The source of a fleet, for what is not a describe.
     fn source_for(&self, fleet: &Fleet) -> &Arc<dyn Source> {
         let (reconciler, _) = self.asked_by[&fleet.config().name];

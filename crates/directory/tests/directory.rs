@@ -1,12 +1,20 @@
 //! The directory as its callers see it: a real server on a real socket, in this process.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+#[path = "directory/agents.rs"]
+mod agents;
 #[cfg(feature = "aws")]
 #[path = "directory/aws_engine.rs"]
 mod aws_engine;
 #[cfg(feature = "aws")]
 #[path = "directory/aws_moto.rs"]
 mod aws_moto;
+#[path = "directory/drain.rs"]
+mod drain;
+#[path = "directory/drain_crash.rs"]
+mod drain_crash;
+#[path = "directory/drain_rig.rs"]
+mod drain_rig;
 #[path = "directory/engine_failures.rs"]
 mod engine_failures;
 #[path = "directory/engine_pace.rs"]
@@ -19,6 +27,8 @@ mod engine_stores;
 mod engine_truth;
 #[path = "directory/engine_webhook.rs"]
 mod engine_webhook;
+#[path = "directory/events_engine.rs"]
+mod events_engine;
 #[path = "directory/events_http.rs"]
 mod events_http;
 #[path = "directory/harness.rs"]
@@ -31,9 +41,14 @@ mod hosts;
 mod metrics;
 #[path = "directory/poll.rs"]
 mod poll;
+#[path = "directory/probe.rs"]
+mod probe;
 #[cfg(feature = "redis")]
 #[path = "directory/replicas.rs"]
 mod replicas;
+#[cfg(feature = "redis")]
+#[path = "directory/replicas_drain.rs"]
+mod replicas_drain;
 #[cfg(feature = "redis")]
 #[path = "directory/replicas_random.rs"]
 mod replicas_random;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::guard::GuardPolicy;
 use crate::hook::{Hook, Transition};
-use crate::limits::{MAX_CLEAR, MAX_GONE, MAX_HOOKS, MAX_LIVES};
+use crate::limits::{MAX_CLEAR, MAX_GONE, MAX_HOOKS, MAX_LIVES, MAX_UNLISTED};
 use crate::name::InstanceId;
 use crate::overlay::{Fact, FactKind};
 use crate::roster::{MemberState, Revision, Roster};
@@ -120,8 +120,28 @@ impl Life {
             FactKind::Terminating | FactKind::Rebalance => {}
         }
         if matches!(fact.kind, FactKind::Terminating | FactKind::SpotInterruption) {
-            self.draining.get_or_insert(now);
+            self.leave(now);
         }
+    }
+
+    /// It is on its way out, and nobody waits for its port any more: should it stay after all, it is listed.
+    fn leave(&mut self, now: Timestamp) {
+        self.draining.get_or_insert(now);
+        self.awaited = false;
+    }
+
+    /// Whether this tale ended before the source was asked at this time, and it was away then: what is told
+    /// of it now is another one.
+    fn is_of_before(&self, away_at: Timestamp) -> bool {
+        !self.has_open() && self.launched.is_none_or(|launched| launched < away_at)
+    }
+
+    /// Whether a describe made at this time that does not list it shows that it is gone. `was_listed`: the
+    /// one before did.
+    fn ends_unlisted(&self, at: Timestamp, was_listed: bool) -> bool {
+        let is_older = self.launched.or(self.draining).is_none_or(|since| since < at);
+        let never_came = self.launched.is_some_and(|launched| at.since(launched) >= MAX_UNLISTED);
+        self.gone.is_none() && (was_listed || is_older && self.is_leaving() || never_came)
     }
 
     fn wait(&mut self, hook: Hook, now: Timestamp, until: Timestamp) {
@@ -157,7 +177,7 @@ impl Life {
         earliest(&mut self.draining, other.draining);
         earliest(&mut self.moved_off, other.moved_off);
         earliest(&mut self.gone, other.gone);
-        self.awaited &= other.awaited;
+        self.awaited &= other.awaited && self.draining.is_none();
         self.clear.extend(other.clear);
         for theirs in other.waiting {
             let same =
@@ -242,6 +262,12 @@ impl Lives {
         let (probe, unannounced) = (policy.probe, policy.probe && policy.probe_unannounced);
         for (&id, &lifecycle) in &listed {
             let was_serving = matches!(before.get(id), Some(Lifecycle::InService | Lifecycle::Leaving));
+            let is_back = matches!(before.get(id), Some(Lifecycle::Away))
+                && matches!(lifecycle, Lifecycle::Launching | Lifecycle::InService);
+            let is_of_before = |life: &Life| previous.is_some_and(|p| life.is_of_before(p.made_at));
+            if is_back && self.0.get(id).is_some_and(is_of_before) {
+                self.0.remove(id); // it has to answer again
+            }
             match lifecycle {
                 Lifecycle::Launching => {
                     let life = self.0.entry(id.clone()).or_insert_with(newcomer(probe));
@@ -257,10 +283,10 @@ impl Lives {
                     }
                 }
                 Lifecycle::Away => {
-                    // Whatever answered there: it has to answer again when it comes back.
+                    // Nobody waits for a port that is closed on purpose.
                     if let Some(life) = self.0.get_mut(id).filter(|l| !l.has_open()) {
                         (life.answered, life.given_up, life.in_service) = (None, None, None);
-                        life.awaited = unannounced;
+                        life.awaited = false;
                     }
                 }
                 Lifecycle::Leaving | Lifecycle::Unknown => {}
@@ -270,15 +296,13 @@ impl Lives {
             }
         }
         for (id, life) in &mut self.0 {
-            let was_listed = before.contains_key(id);
-            let is_old = life.launched.or(life.draining).is_none_or(|since| since < at);
-            if !listed.contains_key(id) && (was_listed || is_old && life.is_leaving()) && life.gone.is_none()
-            {
+            let is_listed = listed.contains_key(id);
+            if !is_listed && life.ends_unlisted(at, before.contains_key(id)) {
                 life.gone = Some(at);
                 for waiting in life.waiting.iter_mut().filter(|w| w.done.is_none()) {
                     waiting.done = Some((at, HookEnd::Gone));
                 }
-            } else if listed.contains_key(id) {
+            } else if is_listed {
                 life.gone = None;
             }
         }
@@ -288,7 +312,7 @@ impl Lives {
     /// Notes which members of a new or confirmed roster are left, and in which revisions.
     pub(crate) fn mark(&mut self, roster: &Roster, now: Timestamp) {
         for member in roster.members().iter().filter(|m| m.state == MemberState::Draining) {
-            self.0.entry(member.instance_id.clone()).or_default().draining.get_or_insert(now);
+            self.0.entry(member.instance_id.clone()).or_default().leave(now);
         }
         let sendable: BTreeSet<&InstanceId> = roster.sendable().map(|m| &m.instance_id).collect();
         let states: BTreeMap<_, _> = roster.members().iter().map(|m| (&m.instance_id, m.state)).collect();

@@ -36,6 +36,9 @@ pub const MAX_HOOKS: usize = 16;
 /// Revisions of a drain that are remembered: an agent that has applied an older one is a minute behind.
 pub const MAX_CLEAR: usize = 256;
 
+/// A launch that no describe lists so long after it was told of has failed, or was never one of ours.
+pub const MAX_UNLISTED: Duration = Duration::from_secs(60);
+
 /// A dying instance that a describe this long after the event still calls `InService` is not dying:
 /// the hook was abandoned or the event was wrong.
 pub const DYING_DOUBT: Duration = Duration::from_secs(600);

@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pikepole_fleet::drain::{self, Step as Due};
 use pikepole_fleet::{
-    Describe, Fact, FactKind, FleetState, GuardPolicy, Input, Instance, InstanceId, Lifecycle, MemberState,
-    Proof, Revision, Timestamp, Verdict,
+    Describe, Fact, FactKind, FleetState, GuardPolicy, Hook, Input, Instance, InstanceId, Lifecycle, Member,
+    MemberState, Probed, Proof, Revision, Timestamp, Transition, Verdict,
 };
 use proptest::prelude::*;
 
@@ -215,6 +216,131 @@ impl World {
     }
 }
 
+/// What reaches the fleet, in whatever order.
+#[derive(Debug, Clone)]
+enum Word {
+    /// Of instance n: an event of this kind, at this second, with the hook of this number.
+    Event(usize, FactKind, u64, Option<u8>),
+    /// A describe with each instance in this state; 5: not listed.
+    Describe(Vec<u8>),
+    /// The n-th instance's port answers, or the time for that is up.
+    Probe(usize, bool),
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    let kind = prop_oneof![
+        3 => Just(FactKind::Launching),
+        3 => Just(FactKind::Terminating),
+        1 => Just(FactKind::SpotInterruption),
+        1 => Just(FactKind::Rebalance),
+    ];
+    prop_oneof![
+        5 => (0..6_usize, kind, 0..2_000_u64, prop::option::of(0..3_u8))
+            .prop_map(|(n, kind, at, hook)| Word::Event(n, kind, at, hook)),
+        3 => prop::collection::vec(0..6_u8, 6).prop_map(Word::Describe),
+        1 => (0..6_usize, any::<bool>()).prop_map(|(n, answers)| Word::Probe(n, answers)),
+    ]
+}
+
+fn lifecycle(word: u8) -> Option<Lifecycle> {
+    let all =
+        [Lifecycle::Launching, Lifecycle::InService, Lifecycle::Leaving, Lifecycle::Away, Lifecycle::Unknown];
+    all.get(usize::from(word)).copied()
+}
+
+/// A fleet of two that stay, `i-s0` and `i-s1`, and six of whom everything is told.
+struct Told {
+    now: Timestamp,
+    state: FleetState,
+    policy: GuardPolicy,
+}
+
+impl Told {
+    fn new() -> Self {
+        let policy = GuardPolicy { probe: true, probe_unannounced: true, ..GuardPolicy::default() };
+        let state = FleetState::unknown("f".parse().unwrap());
+        Self { now: Timestamp::from_millis(1_700_000_000_000), state, policy }
+    }
+
+    fn apply(&mut self, input: Input) {
+        self.state.apply(input, &self.policy, self.now);
+    }
+
+    fn describe(&mut self, words: &[u8]) {
+        let stay = ["i-s0", "i-s1"].map(|id| (id.to_owned(), Lifecycle::InService));
+        let told = words.iter().enumerate().filter_map(|(n, w)| Some((format!("i-{n}"), lifecycle(*w)?)));
+        let all = stay.into_iter().chain(told).enumerate();
+        let instances = all.map(|(place, (id, lifecycle))| Instance {
+            id: id.parse().unwrap(),
+            lifecycle,
+            address: Some(format!("10.0.0.{}:5044", place + 1).parse().unwrap()),
+            zone: None,
+        });
+        let describe = Describe { made_at: self.now, desired: None, instances: instances.collect() };
+        self.apply(Input::Described { describe, proof: Proof::default() });
+    }
+
+    fn hear(&mut self, start: Timestamp, word: &Word) {
+        let id = |n: usize| format!("i-{n}").parse::<InstanceId>().unwrap();
+        match word {
+            Word::Event(n, kind, at, hook) => {
+                let at = start + Duration::from_secs(*at);
+                let fact = Fact { instance: id(*n), kind: *kind, at };
+                let transition = match kind {
+                    FactKind::Launching => Transition::Launching,
+                    _ => Transition::Terminating,
+                };
+                let hook = hook.filter(|_| matches!(kind, FactKind::Launching | FactKind::Terminating));
+                match hook {
+                    Some(number) => {
+                        let name = format!("hook{number}").parse().unwrap();
+                        let token = Some(format!("token-{}", at.as_millis()).parse().unwrap());
+                        let until = self.now + Duration::from_secs(90);
+                        self.apply(Input::HookWaits { fact, hook: Hook { name, token, transition }, until });
+                    }
+                    None => self.apply(Input::Learned(fact)),
+                }
+            }
+            Word::Describe(words) => self.describe(words),
+            Word::Probe(n, answers) => {
+                let result = if *answers { Probed::Answered } else { Probed::GaveUp };
+                self.apply(Input::Probed { instance: id(*n), result });
+            }
+        }
+    }
+
+    /// What the directory does by itself: probes that answer, and hooks that are due.
+    fn act(&mut self) {
+        for (id, life) in self.state.lives.clone().iter() {
+            let listed = self.state.snapshot.as_ref().and_then(|s| s.get(id)).map(|i| i.lifecycle);
+            if life.wants_probe() && matches!(listed, Some(Lifecycle::Launching | Lifecycle::InService)) {
+                self.apply(Input::Probed { instance: id.clone(), result: Probed::Answered });
+            }
+            let steps =
+                [drain::terminating(life, None, Duration::ZERO, self.now), drain::launching(life, self.now)];
+            for (transition, step) in [Transition::Terminating, Transition::Launching].into_iter().zip(steps)
+            {
+                if let Due::Complete(end) = step {
+                    for waiting in life.open(transition) {
+                        let hook = waiting.hook.clone();
+                        self.apply(Input::HookDone { instance: id.clone(), hook, end });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything has been told; from here on the source tells the truth, and time goes by.
+    fn settle(&mut self, truth: &[u8]) -> Vec<Member> {
+        for _ in 0..6 {
+            self.now = self.now + Duration::from_secs(700);
+            self.describe(truth);
+            self.act();
+        }
+        self.state.roster.as_ref().unwrap().members().to_vec()
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -280,6 +406,48 @@ proptest! {
         other.rotate_left(middle);
         other.reverse();
         prop_assert_eq!(members(&facts), members(&other));
+    }
+
+    #[test]
+    fn whatever_is_told_in_whatever_order_nobody_is_awaited_for_ever_and_no_drain_is_left(
+        (words, shuffled) in prop::collection::vec(word(), 1..30)
+            .prop_flat_map(|words| (Just(words.clone()), Just(words).prop_shuffle())),
+        truth in prop::collection::vec(prop_oneof![3 => Just(1_u8), 1 => Just(2), 1 => Just(3), 2 => Just(5)], 6),
+    ) {
+        let end = |words: &[Word], times: usize| {
+            let mut told = Told::new();
+            let start = told.now;
+            told.describe(&[1, 1, 1, 5, 5, 5]);
+            told.now = start + Duration::from_secs(2_000);
+            for word in words {
+                told.now = told.now + Duration::from_secs(1);
+                (0..times).for_each(|_| told.hear(start, word));
+                told.act();
+            }
+            let members = told.settle(&truth);
+            (members, told.state)
+        };
+        let (members, state) = end(&words, 1);
+        let (other, other_state) = end(&shuffled, 2);
+        prop_assert_eq!(&members, &other);
+        let expected = |n: usize| match truth[n] {
+            1 => Some(MemberState::Active),
+            2 => Some(MemberState::Draining),
+            _ => None,
+        };
+        for n in 0..6 {
+            let id: InstanceId = format!("i-{n}").parse().unwrap();
+            let found = members.iter().find(|m| m.instance_id == id).map(|m| m.state);
+            prop_assert_eq!(found, expected(n), "{}", id);
+        }
+        for (id, life) in state.lives.iter().chain(other_state.lives.iter()) {
+            let is_leaving = id.as_str().strip_prefix("i-").and_then(|n| n.parse::<usize>().ok())
+                .is_some_and(|n| matches!(truth[n], 2 | 3));
+            prop_assert!(!life.is_leaving() || is_leaving, "a drain is left: {} {:?}", id, life);
+            prop_assert!(!life.awaited || life.gone.is_some(), "{} is awaited: {:?}", id, life);
+            prop_assert!(!life.has_open(), "{} waits for its hook: {:?}", id, life);
+            prop_assert!(life.clear.len() <= 256 && life.waiting.len() <= 16);
+        }
     }
 
     #[test]

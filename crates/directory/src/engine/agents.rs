@@ -6,7 +6,7 @@
 //! Invariant: an agent that is known is never forgotten while it lives. One that finds no place is counted,
 //! and as long as it comes nothing is called converged.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,6 +54,7 @@ struct Book {
     by_address: HashMap<IpAddr, usize>,
     /// Agents of other replicas, as the shared store tells of them.
     others: Vec<KnownAgent>,
+    others_as_of: Option<Instant>,
     /// Keys that were forgotten and are still in the store.
     forgotten: Vec<AgentKey>,
     /// Somebody found no place until then.
@@ -66,6 +67,8 @@ struct Book {
 pub struct Agents {
     book: Mutex<Book>,
     moved: Notify,
+    /// Held while the store is told: an older list must not come after a newer one.
+    pub(super) telling: tokio::sync::Mutex<()>,
 }
 
 /// What the store has to be told.
@@ -146,6 +149,11 @@ impl Agents {
         (live.count() as u64, there.count() as u64)
     }
 
+    /// Polls that are open here.
+    pub fn open_polls(&self) -> u64 {
+        self.book().entries.values().map(|entry| u64::from(entry.open)).sum()
+    }
+
     /// Polls of agents that found no place, since the start.
     pub fn refused(&self) -> u64 {
         self.book().refused
@@ -174,9 +182,10 @@ impl Agents {
         }
     }
 
-    /// Replaces what is known of the agents of other replicas.
-    pub fn others_are(&self, others: Vec<KnownAgent>) {
+    /// Replaces what is known of the agents of other replicas, as of the time somebody began to ask.
+    pub fn others_are(&self, others: Vec<KnownAgent>, as_of: Instant) {
         let mut book = self.book();
+        book.others_as_of = Some(as_of);
         if book.others != others {
             book.others = others;
             self.moved.notify_one();
@@ -210,6 +219,19 @@ impl Agents {
             }
         }
         (unwritten != Unwritten::default()).then_some(unwritten)
+    }
+
+    /// When what is known of the agents of other replicas was so.
+    pub fn others_as_of(&self) -> Option<Instant> {
+        self.book().others_as_of
+    }
+
+    /// What the store should have, and has not, is told again.
+    pub fn retell_all_but(&self, there: &HashSet<&AgentKey>) {
+        let mut book = self.book();
+        for (_, entry) in book.entries.iter_mut().filter(|(key, _)| !there.contains(key)) {
+            entry.told = None;
+        }
     }
 
     /// Everything is told again: the store may have lost it.

@@ -44,6 +44,8 @@ const TIMEOUTS_RETRY: Duration = Duration::from_secs(15);
 const MARGIN: Duration = Duration::from_secs(5);
 /// A heartbeat while nothing is known of the hook's timeout: a third of the least there is.
 const BLIND_HEARTBEAT: Duration = Duration::from_secs(10);
+/// After a heartbeat that failed.
+const BEAT_AGAIN: Duration = Duration::from_secs(2);
 /// How long it is told that somebody still held at the deadline.
 const HELD_TOLD: Duration = Duration::from_secs(600);
 
@@ -77,6 +79,29 @@ struct Pause {
     why: String,
 }
 
+impl Memory {
+    /// A heartbeat, if it is time, for what goes on waiting: a hook's time may have begun long before we
+    /// heard of it.
+    fn heartbeat(&mut self, fleet: &Fleet, id: &InstanceId, waiting: &Waiting) -> Option<Task> {
+        let name = &fleet.config().name;
+        let now = Instant::now();
+        let known = self.timeouts.get(name).and_then(|t| t.by_hook.get(&waiting.hook.name));
+        let every = known.map_or(BLIND_HEARTBEAT, |timeout| *timeout / 3);
+        // The first one comes after a third of the time; after a restart that is a little late at the most.
+        let action = (name.clone(), id.clone(), waiting.hook.name.clone());
+        let due = *self.beats.entry(action).or_insert(now + every);
+        (due <= now).then(|| Task::Heartbeat(call(fleet, id, waiting), now + every))
+    }
+
+    /// What is over is not remembered, and not complained of, because something else goes on.
+    fn forget_all_but(&mut self, concerned: &BTreeSet<(FleetName, InstanceId)>) {
+        let is_on = |action: &Action| concerned.contains(&(action.0.clone(), action.1.clone()));
+        self.converged.retain(|place, _| concerned.contains(place));
+        self.beats.retain(|action, _| is_on(action));
+        self.pauses.retain(|action, _| is_on(action));
+    }
+}
+
 /// The completion of hooks.
 #[derive(Debug)]
 pub(super) struct Hooks {
@@ -90,7 +115,8 @@ pub(super) struct Hooks {
 #[derive(Debug)]
 enum Task {
     Complete(HookCall, Hook, HookEnd),
-    Heartbeat(HookCall),
+    /// And when the next one is due.
+    Heartbeat(HookCall, Instant),
     Timeouts,
     /// The hook's own time is shorter than our deadline.
     Shorten(InstanceId, HookName, Timestamp),
@@ -145,6 +171,7 @@ pub(super) async fn run(engine: Arc<Engine>, mut shutdown: Shutdown) {
 /// One look at every fleet. Whether anything waits.
 fn look(engine: &Arc<Engine>, calls: &mut JoinSet<()>) -> bool {
     let mut busy = false;
+    let mut concerned = BTreeSet::new();
     for fleet in engine.fleets() {
         let state = fleet.state();
         let concerns = |life: &Life| life.has_open() || (life.is_leaving() && life.moved_off.is_none());
@@ -153,21 +180,21 @@ fn look(engine: &Arc<Engine>, calls: &mut JoinSet<()>) -> bool {
             continue;
         }
         busy = true;
+        concerned.extend(lives.iter().map(|(id, _)| (fleet.config().name.clone(), (*id).clone())));
         if engine.may_complete(CALL_LIMIT) {
             let tasks = decide(engine, fleet, &state, &lives);
             if engine.hooks.complete {
                 begin(engine, fleet, tasks, calls);
             }
         } else {
-            // Somebody else decides. Who comes back to it sees for himself how long they have moved off.
-            engine.hooks.memory().converged.clear();
+            // Somebody else decides, and fails or not. Who comes back to it sees for himself how long they
+            // have moved off.
+            let mut memory = engine.hooks.memory();
+            memory.converged.clear();
+            memory.pauses.clear();
         }
     }
-    if !busy {
-        let mut memory = engine.hooks.memory();
-        let held = std::mem::take(&mut memory.held);
-        *memory = Memory { held, timeouts: std::mem::take(&mut memory.timeouts), ..Memory::default() };
-    }
+    engine.hooks.memory().forget_all_but(&concerned);
     busy
 }
 
@@ -178,7 +205,8 @@ fn decide(
     lives: &[(&InstanceId, &Life)],
 ) -> Vec<Task> {
     let now = engine.clock().now();
-    let (agents, someone_missing) = fleet.agents().seen();
+    let (agents, found_no_place) = fleet.agents().seen();
+    let someone_missing = found_no_place || !engine.knows_others(fleet);
     let name = &fleet.config().name;
     let mut memory = engine.hooks.memory();
     let mut tasks = Vec::new();
@@ -198,22 +226,28 @@ fn decide(
             memory.converged.remove(&place);
         }
         let since = memory.converged.get(&place).copied();
-        match drain::terminating(life, since, engine.drain.settle, now) {
-            Step::Complete(end) => {
-                if end == HookEnd::Deadline {
-                    note_held(&mut memory, place, &standing);
+        let steps = [
+            (Transition::Terminating, drain::terminating(life, since, engine.settle(), now)),
+            (Transition::Launching, drain::launching(life, now)),
+        ];
+        for (transition, step) in steps {
+            for waiting in life.open(transition) {
+                match step {
+                    Step::Complete(end) if end != HookEnd::Deadline || waiting.until <= now => {
+                        tasks.push(Task::Complete(call(fleet, id, waiting), waiting.hook.clone(), end));
+                    }
+                    // The deadline of another hook is none of this one's: as long as it waits, so does the
+                    // instance.
+                    Step::Complete(_) | Step::Wait { .. } => {
+                        tasks.extend(memory.heartbeat(fleet, id, waiting));
+                    }
+                    Step::Nothing => {}
                 }
-                complete(fleet, id, life, Transition::Terminating, end, &mut tasks);
             }
-            Step::Wait { .. } => {
-                keep_alive(fleet, id, life, Transition::Terminating, &mut memory, &mut tasks)
-            }
-            Step::Nothing => {}
         }
-        match drain::launching(life, now) {
-            Step::Complete(end) => complete(fleet, id, life, Transition::Launching, end, &mut tasks),
-            Step::Wait { .. } => keep_alive(fleet, id, life, Transition::Launching, &mut memory, &mut tasks),
-            Step::Nothing => {}
+        let is_due = |waiting: &Waiting| waiting.until <= now;
+        if steps[0].1 == Step::Complete(HookEnd::Deadline) && life.open(Transition::Terminating).all(is_due) {
+            note_held(&mut memory, place, &standing);
         }
     }
     tasks.extend(shorten(memory.timeouts.get(name), lives));
@@ -268,49 +302,12 @@ fn note_held(
     }
 }
 
-fn complete(
-    fleet: &Fleet,
-    id: &InstanceId,
-    life: &Life,
-    transition: Transition,
-    end: HookEnd,
-    tasks: &mut Vec<Task>,
-) {
-    for waiting in life.open(transition) {
-        tasks.push(Task::Complete(call(fleet, id, waiting), waiting.hook.clone(), end));
-    }
-}
-
 fn call(fleet: &Fleet, id: &InstanceId, waiting: &Waiting) -> HookCall {
     HookCall {
         group: fleet.config().group(),
         hook: waiting.hook.name.clone(),
         instance: id.clone(),
         token: waiting.hook.token.clone(),
-    }
-}
-
-/// Heartbeats for what goes on waiting: a hook's time may have begun long before we heard of it.
-fn keep_alive(
-    fleet: &Fleet,
-    id: &InstanceId,
-    life: &Life,
-    transition: Transition,
-    memory: &mut Memory,
-    tasks: &mut Vec<Task>,
-) {
-    let name = &fleet.config().name;
-    let now = Instant::now();
-    for waiting in life.open(transition) {
-        let action = (name.clone(), id.clone(), waiting.hook.name.clone());
-        let known = memory.timeouts.get(name).and_then(|t| t.by_hook.get(&waiting.hook.name));
-        let every = known.map_or(BLIND_HEARTBEAT, |timeout| *timeout / 3);
-        // The first one comes after a third of the time; after a restart that is a little late at the most.
-        let due = *memory.beats.entry(action.clone()).or_insert(now + every);
-        if due <= now {
-            memory.beats.insert(action, now + every);
-            tasks.push(Task::Heartbeat(call(fleet, id, waiting)));
-        }
     }
 }
 
@@ -336,14 +333,18 @@ fn begin(engine: &Arc<Engine>, fleet: &Arc<Fleet>, tasks: Vec<Task>, calls: &mut
                     let none = || Timeouts { ask_again, asking: true, by_hook: BTreeMap::new() };
                     memory.timeouts.entry(name.clone()).or_insert_with(none).asking = true;
                 }
-                Task::Heartbeat(_) | Task::Shorten(..) => {}
+                Task::Heartbeat(call, next) => {
+                    let action = (name.clone(), call.instance.clone(), call.hook.clone());
+                    memory.beats.insert(action, *next);
+                }
+                Task::Shorten(..) => {}
             }
         }
         let (engine, fleet) = (Arc::clone(engine), Arc::clone(fleet));
         calls.spawn(async move {
             match task {
                 Task::Complete(call, hook, end) => complete_one(&engine, &fleet, call, hook, end).await,
-                Task::Heartbeat(call) => beat(&engine, &fleet, call).await,
+                Task::Heartbeat(call, _) => beat(&engine, &fleet, call).await,
                 Task::Timeouts => ask_timeouts(&engine, &fleet).await,
                 Task::Shorten(instance, hook, until) => {
                     engine.apply(&fleet, Input::HookEndsBy { instance, hook, until }).await;
@@ -368,8 +369,12 @@ async fn complete_one(engine: &Engine, fleet: &Fleet, call: HookCall, hook: Hook
         Ok(answer) => {
             let end = if answer == HookAnswer::NoSuchAction { HookEnd::NoSuchAction } else { end };
             tracing::info!(fleet = %name, instance = %call.instance, hook = %call.hook, ?end, "hook completed");
+            let launched = hook.transition == Transition::Launching;
             let done = Input::HookDone { instance: call.instance.clone(), hook, end };
             engine.apply(fleet, done).await;
+            if launched {
+                engine.chases.begin(fleet); // it is in service in a moment, and nothing tells us
+            }
             let mut memory = engine.hooks.memory();
             memory.pauses.remove(&action);
             memory.beats.remove(&action);
@@ -392,11 +397,15 @@ async fn complete_one(engine: &Engine, fleet: &Fleet, call: HookCall, hook: Hook
 async fn beat(engine: &Engine, fleet: &Fleet, call: HookCall) {
     let source = engine.source_for(fleet);
     match tokio::time::timeout(CALL_LIMIT, source.heartbeat(&call)).await {
-        Ok(Ok(_)) => {}
+        Ok(Ok(_)) => return,
         Ok(Err(error)) => {
             tracing::warn!(instance = %call.instance, hook = %call.hook, %error, "heartbeat failed");
         }
         Err(_) => tracing::warn!(instance = %call.instance, hook = %call.hook, "heartbeat took too long"),
+    }
+    let action = (fleet.config().name.clone(), call.instance, call.hook);
+    if let Some(next) = engine.hooks.memory().beats.get_mut(&action) {
+        *next = (*next).min(Instant::now() + BEAT_AGAIN);
     }
 }
 

@@ -130,15 +130,14 @@ impl Engine {
             let fact = Fact { instance: event.instance.clone(), kind, at };
             let input = match event.hook.clone().filter(|_| self.hooks.complete) {
                 Some(hook) => {
-                    // Whoever is known now must be known after a crash, or the drain would not wait for them.
-                    self.keep_agents(fleet).await;
+                    kept = self.keep_agents_soon(fleet).await;
                     let until = self.clock.now() + self.time_for(&hook);
                     Input::HookWaits { fact, hook, until }
                 }
                 None => Input::Learned(fact),
             };
             let (outcome, is_kept) = self.apply_kept(fleet, input).await;
-            kept = is_kept;
+            kept &= is_kept;
             if outcome.change.is_some() {
                 self.counters.lag.published(self.clock.now().since(at));
             }

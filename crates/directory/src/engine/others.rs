@@ -4,10 +4,10 @@
 //! Invariant: the agents of a replica that is gone are live until they had the time to come to another.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use pikepole_fleet::FleetName;
+use pikepole_fleet::{FleetName, Life};
 use tokio::time::Instant;
 
 use super::agents::{COME_BACK, Unwritten};
@@ -20,6 +20,11 @@ use crate::store::redis::SharedAgent;
 const READ_EVERY: Duration = Duration::from_secs(5);
 /// The same while a collector drains.
 const READ_DRAINING: Duration = Duration::from_millis(250);
+/// What others told is too old to let a collector go when it was read longer ago than this.
+const FRESH: Duration = Duration::from_millis(1_500);
+/// So long after an agent came to another replica it is known here at the latest, while a collector drains:
+/// written behind there, read now and then here.
+const KNOWN_AFTER: Duration = Duration::from_secs(1);
 /// A difference of clocks below this is noise.
 const SAME_TIME: i64 = 250;
 /// Redis took too long for its clock to say anything.
@@ -63,16 +68,14 @@ impl Replicas {
 
 impl Engine {
     /// Reads what other replicas tell of their agents, for each fleet whose turn it is.
-    pub(super) async fn hear_of_agents(&self) {
+    pub(super) async fn hear_of_agents(self: &Arc<Self>) {
         let Some(replicas) = self.stores.replicas() else { return };
-        if self.stores.shared_is_down() {
-            return;
-        }
         for fleet in &self.fleets {
             let name = &fleet.config().name;
             let now = Instant::now();
-            let drains =
-                fleet.state().lives.iter().any(|(_, life)| life.is_leaving() && life.moved_off.is_none());
+            // Also once all seem to have moved off: until the hook is completed another agent may come.
+            let waits = |life: &Life| life.has_open() || (life.is_leaving() && life.moved_off.is_none());
+            let drains = fleet.state().lives.iter().any(|(_, life)| waits(life));
             let every = if drains { READ_DRAINING } else { READ_EVERY };
             let is_due = {
                 let mut others = replicas.others.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,18 +88,40 @@ impl Engine {
                 is_due
             };
             if is_due {
-                self.hear_of_agents_of(fleet).await;
+                // Another replica's describe may list what an event here was about.
+                self.take_strays(fleet).await;
+                if !self.stores.shared_is_down() {
+                    self.hear_of_agents_of(fleet).await;
+                }
             }
         }
+    }
+
+    /// Whether the agents of other replicas are known well enough to let a collector go.
+    pub(super) fn knows_others(&self, fleet: &Fleet) -> bool {
+        self.stores.replicas().is_none()
+            || fleet.agents().others_as_of().is_some_and(|at| at.elapsed() < FRESH)
+    }
+
+    /// How long all agents have to be off before a hook is completed: with replicas at least as long as word
+    /// of an agent may take.
+    pub(super) fn settle(&self) -> Duration {
+        let least = if self.stores.replicas().is_some() { KNOWN_AFTER } else { Duration::ZERO };
+        self.drain.settle.max(least)
     }
 
     /// Reads what other replicas tell of the agents of one fleet.
     pub(super) async fn hear_of_agents_of(&self, fleet: &Fleet) {
         let Some(replicas) = self.stores.replicas() else { return };
         let name = &fleet.config().name;
+        let as_of = Instant::now();
         let Ok((all, there)) = replicas.redis.agents(name).await else { return };
+        let me = replicas.redis.replica().to_string();
+        // A store that lost its data, or was told by others that we are gone, has to hear of ours again.
+        let ours = all.iter().filter(|shared| shared.replica == me).map(|shared| &shared.agent.key);
+        fleet.agents().retell_all_but(&ours.collect());
         let (known, lost) = replicas.sort(all, &there);
-        fleet.agents().others_are(known);
+        fleet.agents().others_are(known, as_of);
         if !lost.is_empty()
             && let Err(error) = replicas.redis.forget_replica(name, &lost).await
         {

@@ -99,6 +99,15 @@ impl Shared {
         redis::cmd("GET").arg(key).query_async(&mut self.raw().await).await.unwrap()
     }
 
+    pub(crate) async fn delete(&self, key: &str) {
+        redis::cmd("DEL").arg(key).query_async(&mut self.raw().await).await.unwrap()
+    }
+
+    /// Redis loses all its data, and nobody's connection.
+    pub(crate) async fn flush(&self) {
+        redis::cmd("FLUSHALL").query_async(&mut self.raw().await).await.unwrap()
+    }
+
     pub(crate) async fn set(&self, key: &str, value: &str) {
         redis::cmd("SET").arg(key).arg(value).query_async(&mut self.raw().await).await.unwrap()
     }
