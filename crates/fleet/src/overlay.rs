@@ -98,24 +98,16 @@ impl Overlay {
         self.entries.get(id).is_some_and(Entry::is_dying)
     }
 
-    /// Takes in a fact, unless the snapshot has already disproved it.
-    pub(crate) fn learn(&mut self, fact: &Fact, snapshot: Option<&Describe>) {
-        let mut entry = self.entries.get(&fact.instance).copied().unwrap_or_default();
+    /// Takes in a fact, however old: a verified word of a death counts at once. The next describe settles
+    /// what is long disproved, so an old event that comes again is wrong for one reconcile at the most.
+    pub(crate) fn learn(&mut self, fact: &Fact) {
+        let entry = self.entries.entry(fact.instance.clone()).or_default();
         let slot = match fact.kind {
             FactKind::Launching => &mut entry.launched,
             FactKind::Terminating | FactKind::SpotInterruption => &mut entry.dying,
             FactKind::Rebalance => &mut entry.advised,
         };
         *slot = (*slot).max(Some(fact.at));
-        let listed = snapshot.and_then(|s| s.get(&fact.instance).map(|i| (s.made_at, i.lifecycle)));
-        let left = match listed {
-            Some((made_at, lifecycle)) => entry.after(made_at, lifecycle),
-            None => Some(entry),
-        };
-        match left {
-            Some(entry) => self.entries.insert(fact.instance.clone(), entry),
-            None => self.entries.remove(&fact.instance),
-        };
         self.bound();
     }
 

@@ -248,7 +248,7 @@ impl FleetState {
         policy: &GuardPolicy,
         now: Timestamp,
     ) -> Outcome {
-        self.overlay.learn(fact, self.snapshot.as_ref());
+        self.overlay.learn(fact);
         self.lives.learn(fact, hook, self.snapshot.as_ref(), policy.probe, now);
         let change = self.publish(Cause::Event(fact.kind), now);
         Outcome { verdict: Verdict::Accepted, change }
