@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::reader::Section;
+use pikepole_config::Section;
 
 /// Is a launching collector's port open?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
