@@ -56,6 +56,16 @@ impl<'a> Section<'a> {
         self.mistakes.add(&self.path(key), what);
     }
 
+    /// Whether a key is there, whatever its value.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Takes a key out unread; says whether it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        self.table.remove(key).is_some()
+    }
+
     /// Refuses the keys nobody asked for.
     pub fn finish(self) {
         for key in self.table.keys() {
