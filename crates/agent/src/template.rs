@@ -46,6 +46,14 @@ pub(crate) fn variables() -> Variables {
 #[error("{0}")]
 pub(crate) struct TemplateError(pub(crate) String);
 
+/// What a template made.
+#[derive(Clone)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// The values of the environment that are in it: not to be shown.
+    pub(crate) used: BTreeSet<String>,
+}
+
 /// A template's text, and what errors call it.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
@@ -67,7 +75,7 @@ impl Template {
     }
 
     /// The output for a roster.
-    pub(crate) fn render(&self, roster: &v1::Roster, env: &Variables) -> Result<String, TemplateError> {
+    pub(crate) fn render(&self, roster: &v1::Roster, env: &Variables) -> Result<Rendered, TemplateError> {
         let variables = Arc::new(Env { get: Arc::clone(env), used: Mutex::default() });
         let hide = |text: String| variables.hide(text);
         let mut engine = Environment::new();
@@ -91,7 +99,9 @@ impl Template {
         let mut out = Bounded(Vec::new());
         let rendered = template.render_captured_to(self.values(roster, &variables), &mut out);
         rendered.map(drop).map_err(|e| TemplateError(hide(self.explain(&e))))?;
-        String::from_utf8(out.0).map_err(|_| TemplateError(format!("{}: the output is not UTF-8", self.name)))
+        let text = String::from_utf8(out.0)
+            .map_err(|_| TemplateError(format!("{}: the output is not UTF-8", self.name)))?;
+        Ok(Rendered { text, used: variables.secrets() })
     }
 
     fn values(&self, roster: &v1::Roster, variables: &Arc<Env>) -> Value {
@@ -184,8 +194,12 @@ impl std::fmt::Debug for Env {
 
 impl Env {
     fn hide(&self, text: String) -> String {
+        self.secrets().iter().fold(text, |text, value| text.replace(value, "***"))
+    }
+
+    fn secrets(&self) -> BTreeSet<String> {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.iter().filter(|v| v.len() >= LEAST_SECRET).fold(text, |text, value| text.replace(value, "***"))
+        used.iter().filter(|v| v.len() >= LEAST_SECRET).cloned().collect()
     }
 }
 

@@ -199,22 +199,7 @@ impl Client {
 
     /// The roster of a fleet, as soon as it is another one than the caller's.
     pub async fn poll(&self, name: &str, poll: Poll<'_>) -> Result<Polled, ClientError> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        let mut wait = Duration::ZERO;
-        if let Some(after) = poll.after {
-            wait = poll.wait;
-            query.append_pair("after", &after.to_string());
-            query.append_pair("wait", &format!("{}ms", wait.as_millis()));
-        }
-        if let Some(agent) = poll.agent {
-            query.append_pair("agent", agent.id).append_pair("start", agent.start);
-            if let Some(applied) = agent.applied {
-                query.append_pair("applied", &applied.to_string());
-            }
-        }
-        let query = query.finish();
-        let mark = if query.is_empty() { "" } else { "?" };
-        let path = format!("/v1/fleets/{}/roster{mark}{query}", segment(name));
+        let (path, wait) = roster_path(name, poll);
         let (status, head, body) = self.call(Method::GET, &path, wait, MAX_ROSTER).await?;
         let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
         let freshness = Freshness {
@@ -300,6 +285,38 @@ impl Client {
                 .map(Duration::from_secs),
         })
     }
+}
+
+/// Reads the JSON at an address of any part of Pikepole, without a token.
+pub async fn fetch<T: DeserializeOwned>(url: &str, limit: Duration) -> Result<T, ClientError> {
+    let (base, path) = match url.find("://").and_then(|at| Some(at + 3 + url.get(at + 3..)?.find('/')?)) {
+        Some(at) => url.split_at(at),
+        None => (url, "/"),
+    };
+    let client = Client::new(base, None)?;
+    let answer = client.json(Method::GET, path, Duration::ZERO);
+    let late = |_| ClientError::TimedOut { url: base.into(), limit };
+    tokio::time::timeout(limit, answer).await.map_err(late)?
+}
+
+/// Where to poll, and how long the answer may take to begin.
+fn roster_path(name: &str, poll: Poll<'_>) -> (String, Duration) {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    let mut wait = Duration::ZERO;
+    if let Some(after) = poll.after {
+        wait = poll.wait;
+        query.append_pair("after", &after.to_string());
+        query.append_pair("wait", &format!("{}ms", wait.as_millis()));
+    }
+    if let Some(agent) = poll.agent {
+        query.append_pair("agent", agent.id).append_pair("start", agent.start);
+        if let Some(applied) = agent.applied {
+            query.append_pair("applied", &applied.to_string());
+        }
+    }
+    let query = query.finish();
+    let mark = if query.is_empty() { "" } else { "?" };
+    (format!("/v1/fleets/{}/roster{mark}{query}", segment(name)), wait)
 }
 
 /// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".

@@ -1,5 +1,6 @@
 //! What each command does.
 
+pub(crate) mod agent;
 pub(crate) mod demo;
 pub(crate) mod directory;
 pub(crate) mod roster;

@@ -56,11 +56,11 @@ fn template(text: &str) -> Template {
 }
 
 fn render(text: &str) -> Result<String, String> {
-    template(text).render(&usual(), &env()).map_err(|e| e.0)
+    template(text).render(&usual(), &env()).map(|r| r.text).map_err(|e| e.0)
 }
 
 fn builtin(name: &str, roster: &v1::Roster) -> String {
-    Template::load(&Source::Builtin(name.into())).unwrap().render(roster, &env()).unwrap()
+    Template::load(&Source::Builtin(name.into())).unwrap().render(roster, &env()).unwrap().text
 }
 
 const HOSTS: [&str; 3] = ["10.0.0.10:5044", "10.0.0.9:5044", "[fd00::1]:5044"];
