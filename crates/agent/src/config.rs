@@ -3,7 +3,7 @@
 
 mod render;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -192,12 +192,9 @@ fn agent(mut s: Section<'_>) -> AgentConfig {
 }
 
 fn check_unique(renders: &[RenderConfig], mistakes: &Mistakes) {
-    let mut outputs = BTreeMap::new();
-    for (index, render) in renders.iter().enumerate() {
-        if let Some(other) = outputs.insert(&render.output, index) {
-            let what = format!("render[{other}] writes {} too", render.output.display());
-            mistakes.add(&format!("render[{index}].output"), &what);
-        }
+    let outputs: BTreeSet<_> = renders.iter().map(|r| &r.output).collect();
+    if outputs.len() < renders.len() {
+        mistakes.add("render.output", "two of them write the same file");
     }
 }
 

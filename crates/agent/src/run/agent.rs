@@ -249,7 +249,7 @@ impl Agent {
             // What a person has to put right does not get better by waiting.
             let is_refused = matches!(error, ClientError::Refused { status: 400..=499, .. });
             let lasts = now.saturating_duration_since(self.last_answer) >= UNREACHABLE_AFTER;
-            if is_refused || lasts || self.roster.is_none() {
+            if is_refused || lasts || self.is_from_disk || self.roster.is_none() {
                 troubles.push((
                     Kind::DirectoryUnreachable,
                     self.base.directories.join(" "),
