@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pikepole_api::client::{Event, Target, Watch};
+use pikepole_api::client::{Client, Event, Target, Watch};
 use pikepole_config::ConfigError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -80,7 +80,7 @@ pub async fn run(
     }
     let (news, events) = mpsc::channel(4);
     let (applied, progress) = watch::channel(None);
-    tasks.spawn(follow(watch, news, progress));
+    tasks.spawn(follow(watch, Certificates::new(config.clone()), news, progress));
     let keeper = tokio::spawn(keep_rosters(applier.clone(), keeping));
     tracing::info!(id = %config.agent.id, fleet = %words(&target), renders = config.renders.len(), "agent runs");
     Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied }
@@ -109,10 +109,20 @@ fn policies(config: &Config, units: &[Vec<usize>]) -> Vec<Policy> {
 }
 
 /// Hands on what the watch sees; tells the directory at once when more is applied.
-async fn follow(mut watch: Watch, news: mpsc::Sender<Event>, mut applied: watch::Receiver<Option<u64>>) {
+async fn follow(
+    mut watch: Watch,
+    mut files: Certificates,
+    news: mpsc::Sender<Event>,
+    mut applied: watch::Receiver<Option<u64>>,
+) {
     loop {
         tokio::select! {
             event = watch.next() => {
+                if matches!(event, Event::Trouble(_))
+                    && let Some(clients) = files.renewed()
+                {
+                    watch.replace_clients(clients);
+                }
                 if news.send(event).await.is_err() {
                     return;
                 }
@@ -124,6 +134,46 @@ async fn follow(mut watch: Watch, news: mpsc::Sender<Event>, mut applied: watch:
                 watch.set_applied(*applied.borrow_and_update());
             }
         }
+    }
+}
+
+/// The files of TLS, which somebody renews: after a failure they are read again if they have changed.
+struct Certificates {
+    config: Config,
+    seen: Vec<Option<(std::time::SystemTime, u64)>>,
+}
+
+impl Certificates {
+    fn new(config: Config) -> Self {
+        let mut files = Self { config, seen: Vec::new() };
+        files.seen = files.stamps();
+        files
+    }
+
+    /// Three small files at most: read in place.
+    fn renewed(&mut self) -> Option<Vec<Client>> {
+        let now = self.stamps();
+        if now == self.seen {
+            return None;
+        }
+        match self.config.clients() {
+            Ok(clients) => {
+                self.seen = now;
+                tracing::info!("changed certificates are used");
+                Some(clients)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "changed certificates are not used, the last good ones stay");
+                None
+            }
+        }
+    }
+
+    fn stamps(&self) -> Vec<Option<(std::time::SystemTime, u64)>> {
+        let tls = &self.config.directory.tls;
+        let identity = tls.identity.iter().flat_map(|(cert, key)| [cert, key]);
+        let stamp = |path| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len())));
+        tls.ca.iter().chain(identity).map(stamp).collect()
     }
 }
 
@@ -247,6 +297,26 @@ fn uuid() -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn certificates_that_were_renewed_are_read_again_and_damaged_ones_are_not_used() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, "").unwrap();
+        let text = format!(
+            "[directory]\nurls = [\"https://localhost:1\"]\nfleet = \"f\"\nca = {ca:?}\n\
+             [[render]]\ntemplate = \"builtin:hosts-json\"\noutput = \"/tmp/x\"\n"
+        );
+        let mut files = super::Certificates::new(super::Config::parse(&text, |_| None).unwrap());
+        assert!(files.renewed().is_none(), "nothing changed");
+        std::fs::write(&ca, "half of a certificate").unwrap();
+        assert!(files.renewed().is_none());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["ca".into()]).unwrap();
+        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+        assert!(files.renewed().is_some());
+        assert!(files.renewed().is_none(), "nothing changed since");
+    }
+
     #[test]
     fn a_start_has_a_uuid_of_its_own() {
         let (a, b) = (super::uuid(), super::uuid());

@@ -134,3 +134,30 @@ impl Status {
         status
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_makes_no_absurd_age() {
+        let at = |millis| Rfc3339(Timestamp::from_millis(millis));
+        let roster = RosterStatus {
+            fleet: "f".into(),
+            revision: 1,
+            members: 1,
+            sendable: 1,
+            published_at: at(5),
+            confirmed_at: Some(at(10_000)),
+            age_seconds: None,
+            stale: false,
+            from: "directory".into(),
+        };
+        let status = Status { roster: Some(roster), ..Status::default() };
+        let age = |millis| status.at(Timestamp::from_millis(millis)).roster.unwrap().age_seconds;
+        assert_eq!(
+            (age(13_999), age(10), age(u64::MAX)),
+            (Some(3), Some(0), Some((u64::MAX - 10_000) / 1000))
+        );
+    }
+}

@@ -104,6 +104,13 @@ impl Watch {
         }
     }
 
+    /// Goes on with these clients, of the same directories: their certificates are others now.
+    pub fn replace_clients(&mut self, clients: Vec<Client>) {
+        if clients.len() == self.clients.len() {
+            self.clients = clients;
+        }
+    }
+
     /// The next thing that happens. Cancel-safe: a poll that is dropped is made again.
     pub async fn next(&mut self) -> Event {
         loop {

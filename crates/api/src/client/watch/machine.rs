@@ -81,8 +81,8 @@ pub(super) enum Verdict {
 enum State {
     /// Ask at once.
     Ready,
-    /// Asked at that moment.
-    Asking { since: Instant },
+    /// Asked at that moment, to wait so long.
+    Asking { since: Instant, wait: Duration },
     /// Ask at that moment.
     Waiting { until: Instant },
 }
@@ -123,6 +123,9 @@ pub(super) struct Machine {
     resolved: bool,
     resolves: bool,
     held: Option<(u64, Option<Timestamp>)>,
+    /// Whether the last request was answered. If not, the next poll does not wait: that somebody is there
+    /// again is news too.
+    answered: bool,
     /// Failures in a row.
     failures: u32,
     /// Answers in a row that came too soon to be a long poll's.
@@ -141,6 +144,7 @@ impl Machine {
             resolved: !resolves,
             resolves,
             held: None,
+            answered: false,
             failures: 0,
             hasty: 0,
             bucket: Bucket { tokens: BURST, at: now },
@@ -164,7 +168,7 @@ impl Machine {
             self.state = State::Waiting { until };
             return Step::Sleep(until);
         }
-        self.state = State::Asking { since: now };
+        self.state = State::Asking { since: now, wait: Duration::ZERO };
         let endpoint = self.at;
         if !self.resolved {
             return Step::Resolve { endpoint };
@@ -174,12 +178,14 @@ impl Machine {
             patience.wait = patience.wait.mul_f64(1.25).min(self.configured);
             patience.since = (patience.wait < self.configured).then_some(now);
         }
-        Step::Poll { endpoint, after: self.held.map(|(revision, _)| revision), wait: patience.wait }
+        let wait = if self.answered { patience.wait } else { Duration::ZERO };
+        self.state = State::Asking { since: now, wait };
+        Step::Poll { endpoint, after: self.held.map(|(revision, _)| revision), wait }
     }
 
     /// Takes in what came of a step.
     pub(super) fn ended(&mut self, ending: Ending, now: Instant) -> Verdict {
-        let State::Asking { since } = self.state else { return Verdict::Continue };
+        let State::Asking { since, wait } = self.state else { return Verdict::Continue };
         let took = now.saturating_duration_since(since);
         self.state = State::Ready;
         match ending {
@@ -187,10 +193,14 @@ impl Machine {
                 self.resolved = true;
                 Verdict::Continue
             }
-            Ending::Roster { revision, confirmed_at } => self.offered(revision, confirmed_at, took, now),
+            Ending::Roster { revision, confirmed_at } => {
+                self.offered(revision, confirmed_at, took >= HASTY.min(wait / 2), now)
+            }
             Ending::Unchanged { .. } if self.held.is_none() => self.failed(None, now),
-            Ending::Unchanged { confirmed_at } => self.unchanged(confirmed_at, took, now),
-            Ending::Cut => self.cut(took, now),
+            Ending::Unchanged { confirmed_at } => {
+                self.unchanged(confirmed_at, took >= HASTY.min(wait / 2), now)
+            }
+            Ending::Cut => self.cut(took, wait, now),
             Ending::Busy { retry_after } => self.failed(retry_after, now),
             Ending::Unknown => {
                 self.resolved = !self.resolves; // it may have another name by now
@@ -204,12 +214,12 @@ impl Machine {
         &mut self,
         revision: u64,
         confirmed_at: Option<Timestamp>,
-        took: Duration,
+        is_patient: bool,
         now: Instant,
     ) -> Verdict {
         match self.held {
             // The whole list again, although we said that we have it.
-            Some((held, _)) if held == revision => return self.unchanged(confirmed_at, took, now),
+            Some((held, _)) if held == revision => return self.unchanged(confirmed_at, is_patient, now),
             Some((held, at)) if revision < held && confirmed_at <= at => {
                 // A replica that lags behind: another one may not, and it may catch up.
                 self.failed(None, now);
@@ -218,16 +228,16 @@ impl Machine {
             _ => {}
         }
         self.held = Some((revision, confirmed_at));
-        (self.failures, self.hasty) = (0, 0);
+        (self.failures, self.hasty, self.answered) = (0, 0, true);
         Verdict::Take
     }
 
-    fn unchanged(&mut self, confirmed_at: Option<Timestamp>, took: Duration, now: Instant) -> Verdict {
+    fn unchanged(&mut self, confirmed_at: Option<Timestamp>, is_patient: bool, now: Instant) -> Verdict {
         if let Some((_, at)) = &mut self.held {
             *at = confirmed_at.max(*at);
         }
-        self.failures = 0;
-        if took >= HASTY.min(self.endpoints[self.at].wait / 2) {
+        (self.failures, self.answered) = (0, true);
+        if is_patient {
             self.hasty = 0;
             return Verdict::Same;
         }
@@ -237,9 +247,9 @@ impl Machine {
         Verdict::Same
     }
 
-    fn cut(&mut self, took: Duration, now: Instant) -> Verdict {
+    fn cut(&mut self, took: Duration, wait: Duration, now: Instant) -> Verdict {
         let patience = &mut self.endpoints[self.at];
-        if took < LEAST_CUT || took > patience.wait || !self.resolved {
+        if took < LEAST_CUT || took > wait {
             return self.failed(None, now);
         }
         patience.wait = took.mul_f64(0.75).max(LEAST_POLL);
@@ -251,6 +261,7 @@ impl Machine {
 
     /// The next endpoint; after a round of all of them, later and later.
     fn failed(&mut self, retry_after: Option<Duration>, now: Instant) -> Verdict {
+        self.answered = false;
         let count = self.endpoints.len();
         self.at = (self.at + 1) % count;
         let rounds = self.failures as usize / count;

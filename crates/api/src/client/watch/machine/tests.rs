@@ -169,8 +169,22 @@ fn a_connection_that_is_refused_or_hangs_is_not_cut() {
     let mut run = Run::new(1);
     run.roster(7, 7);
     assert_eq!(run.answer(Duration::from_millis(3), Ending::Cut), Verdict::Failed);
+    run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(8) });
     assert_eq!(run.answer(WAIT + seconds(10), Ending::Cut), Verdict::Failed);
+    run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(8) });
     assert_eq!(run.ask().2, WAIT);
+}
+
+#[test]
+fn the_first_poll_and_the_one_after_a_failure_do_not_wait() {
+    let mut run = Run::new(1);
+    run.machine.hold(7, at(7));
+    assert_eq!(run.ask(), (0, Some(7), Duration::ZERO));
+    run.machine.ended(Ending::Unchanged { confirmed_at: at(8) }, run.now);
+    let before = run.now;
+    assert_eq!((run.ask().2, run.now), (WAIT, before), "an answer at once was asked for");
+    run.machine.ended(Ending::Failed, run.now);
+    assert_eq!(run.ask().2, Duration::ZERO, "or the return of a directory is seen only a minute later");
 }
 
 #[test]
