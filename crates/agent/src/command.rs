@@ -23,6 +23,10 @@ const MAX_OUTPUT: usize = 1024;
 
 /// Runs a program to its end. The error is a sentence: what happened, and the program's last words.
 pub(crate) async fn run(words: &[String], limit: Duration) -> Result<(), String> {
+    run_with_grace(words, limit, GRACE).await
+}
+
+async fn run_with_grace(words: &[String], limit: Duration, grace: Duration) -> Result<(), String> {
     let Some((program, arguments)) = words.split_first() else {
         return Err("there is no program to run".into());
     };
@@ -66,7 +70,7 @@ pub(crate) async fn run(words: &[String], limit: Duration) -> Result<(), String>
         Some(Err(error)) => Err(format!("cannot wait for {program}: {error}")),
         None => {
             group.signal(Signal::TERM);
-            if timeout(GRACE, child.wait()).await.is_ok() {
+            if timeout(grace, child.wait()).await.is_ok() {
                 tracing::debug!(program, "ended after SIGTERM");
             }
             drop(group); // SIGKILL to what is left
@@ -163,11 +167,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_ignores_sigterm_is_killed() {
+    async fn a_program_that_ignores_sigterm_is_killed_with_its_children() {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("pid");
-        let script = format!("trap '' TERM; echo $$ > {}; while :; do sleep 0.1; done", file.display());
-        let error = sh(&script, SHORT).await.unwrap_err();
+        let child = format!("echo $$ > {}; while :; do sleep 0.1; done", file.display());
+        let script = format!("trap '' TERM; sh -c '{child}' & wait; sleep 1000");
+        let words = ["sh".into(), "-c".into(), script];
+        let error = run_with_grace(&words, SHORT, SHORT).await.unwrap_err();
         assert!(error.contains("did not end"), "{error}");
         assert_gone(&std::fs::read_to_string(file).unwrap()).await;
     }

@@ -55,7 +55,11 @@ async fn dry_run(config: &Config) -> Result<(), Failure> {
 }
 
 async fn once(config: &Config) -> Result<(), Failure> {
-    let passed = pikepole_agent::once(config).await?;
+    // Dropped on a signal, with whatever program it runs; the next pass does what is owed.
+    let passed = tokio::select! {
+        passed = pikepole_agent::once(config) => passed?,
+        () = stop::requested() => return Err(anyhow::anyhow!("stopped before it was done").into()),
+    };
     if let Some(why) = &passed.from_disk {
         crate::complain(&format!("{why}; the last good roster is used"));
     }

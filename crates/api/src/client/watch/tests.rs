@@ -85,7 +85,7 @@ async fn whatever_is_no_roster_is_trouble_and_the_next_directory_is_asked() {
         ok(&roster(5).replace("10.0.0.1:5044", "10.0.0.1")),
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"fleet\"".to_vec(),
         b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
-        ok(&" ".repeat(10 * 1024 * 1024)),
+        ok(&format!("{}{}", roster(5), " ".repeat(10 * 1024 * 1024))),
         b"SSH-2.0-OpenSSH\r\n\r\n".to_vec(),
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\noops".to_vec(),
     ];
