@@ -2,15 +2,16 @@
 //!
 //! Every call is bounded in time and size. Errors say what happened and to what; they hold no token.
 
+mod tls;
 mod watch;
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION};
+use http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -20,10 +21,15 @@ use serde::de::DeserializeOwned;
 
 use crate::v1::{self, ErrorCode};
 use crate::{headers, time};
-pub use watch::{Event, Watch};
+pub use tls::TlsFiles;
+pub use watch::{Event, Target, Watch};
 
 /// Longest answer that is read: a roster of 10,000 members is below 2 MiB.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Longest roster that is read, in bytes: what is longer is not a roster.
+const MAX_ROSTER: usize = 8 * 1024 * 1024;
+/// For a body to come in, once its head is there: nothing is waited for then but the network.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// Beyond the time a caller is willing to wait for news: for the network and the server.
 const SLACK: Duration = Duration::from_secs(10);
 /// For a TCP connection to be made.
@@ -43,6 +49,14 @@ pub enum ClientError {
         /// What happened.
         why: String,
     },
+    /// No whole answer in the time there is.
+    #[error("{url} does not answer within {} s", limit.as_secs())]
+    TimedOut {
+        /// The directory.
+        url: String,
+        /// The time there is.
+        limit: Duration,
+    },
     /// An error of the directory.
     #[error("{url} says: {message}")]
     Refused {
@@ -54,6 +68,8 @@ pub enum ClientError {
         code: Option<ErrorCode>,
         /// Its sentence.
         message: String,
+        /// When to come again, if it says so.
+        retry_after: Option<Duration>,
     },
     /// An answer that is not a directory's.
     #[error("{url} answers something that is not a directory's: {why}")]
@@ -122,13 +138,32 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client of the directory at `url`, such as `http://127.0.0.1:8044`.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        let builder = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .map_err(|e| ClientError::BadUrl(format!("cannot read the system's certificates: {e}")))?;
+        Self::build(url, token, |tcp| builder.https_or_http().enable_http1().wrap_connector(tcp))
+    }
+
+    /// The same, with TLS by these files.
+    pub fn with_tls(url: &str, token: Option<&str>, files: &TlsFiles) -> Result<Self, ClientError> {
+        let config = tls::config(files).map_err(ClientError::BadUrl)?;
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config);
+        Self::build(url, token, |tcp| builder.https_or_http().enable_http1().wrap_connector(tcp))
+    }
+
+    fn build(
+        url: &str,
+        token: Option<&str>,
+        connector: impl FnOnce(HttpConnector) -> HttpsConnector<HttpConnector>,
+    ) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::BadUrl(format!("{url:?} is not a directory's URL: {why}"));
+        // First of all, or the next message would show it.
+        if url.contains('@') {
+            return Err(ClientError::BadUrl("the URL holds a password; pass the token with --token".into()));
+        }
         let uri: Uri = url.parse().map_err(|_| bad("write it like http://127.0.0.1:8044"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
             return Err(bad("write it like http://127.0.0.1:8044"));
-        }
-        if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
-            return Err(ClientError::BadUrl("the URL holds a password; pass the token with --token".into()));
         }
         let authorization = token
             .map(|token| format!("Bearer {token}").parse::<http::HeaderValue>())
@@ -138,11 +173,7 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIME));
         tcp.set_nodelay(true);
-        let builder = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(|e| ClientError::BadUrl(format!("cannot read the system's certificates: {e}")))?;
-        let https = builder.https_or_http().enable_http1().wrap_connector(tcp);
-        let http = HttpClient::builder(TokioExecutor::new()).build(https);
+        let http = HttpClient::builder(TokioExecutor::new()).build(connector(tcp));
         Ok(Self { base: url.trim_end_matches('/').to_string(), authorization, http })
     }
 
@@ -168,9 +199,8 @@ impl Client {
 
     /// The roster of a fleet, as soon as it is another one than the caller's.
     pub async fn poll(&self, name: &str, poll: Poll<'_>) -> Result<Polled, ClientError> {
-        let wait = if poll.after.is_some() { poll.wait } else { Duration::ZERO };
-        let path = roster_path(name, poll);
-        let (status, head, body) = self.call(Method::GET, &path, wait).await?;
+        let (path, wait) = roster_path(name, poll);
+        let (status, head, body) = self.call(Method::GET, &path, wait, MAX_ROSTER).await?;
         let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
         let freshness = Freshness {
             confirmed_at: flag(headers::CONFIRMED_AT).and_then(time::parse),
@@ -196,7 +226,7 @@ impl Client {
         path: &str,
         wait: Duration,
     ) -> Result<T, ClientError> {
-        let (_, _, body) = self.call(method, path, wait).await?;
+        let (_, _, body) = self.call(method, path, wait, MAX_ANSWER).await?;
         self.read(&body)
     }
 
@@ -213,6 +243,7 @@ impl Client {
         method: Method,
         path: &str,
         wait: Duration,
+        most: usize,
     ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         let unreachable = |why: String| ClientError::Unreachable { url: self.base.clone(), why };
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
@@ -223,16 +254,22 @@ impl Client {
             .header(ACCEPT, "application/json")
             .body(Full::default())
             .map_err(|e| ClientError::BadUrl(e.to_string()))?;
-        let whole = async {
-            let response = self.http.request(request).await.map_err(|e| unreachable(root_cause(&e)))?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await;
-            let body = body.map_err(|e| unreachable(e.to_string()))?.to_bytes();
-            Ok((head.status, head.headers, body))
-        };
-        let (status, headers, body) = tokio::time::timeout(wait + SLACK, whole)
+        let late = |limit: Duration| ClientError::TimedOut { url: self.base.clone(), limit };
+        let response = tokio::time::timeout(wait + SLACK, self.http.request(request))
             .await
-            .map_err(|_| unreachable(format!("no answer within {} s", (wait + SLACK).as_secs())))??;
+            .map_err(|_| late(wait + SLACK))?
+            .map_err(|e| unreachable(root_cause(&e)))?;
+        let (head, body) = response.into_parts();
+        let (status, headers) = (head.status, head.headers);
+        // A byte a second is no answer.
+        let body = tokio::time::timeout(BODY_TIME, Limited::new(body, most).collect())
+            .await
+            .map_err(|_| late(BODY_TIME))?
+            .map_err(|e| match e.downcast_ref::<LengthLimitError>() {
+                Some(_) => self.garbage(&format!("more than {most} bytes")),
+                None => unreachable(root_cause(&*e)),
+            })?
+            .to_bytes();
         if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok((status, headers, body));
         }
@@ -242,24 +279,34 @@ impl Client {
             status: status.as_u16(),
             code: error.as_ref().map(|e| e.code),
             message: error.map_or_else(|| status.to_string(), |e| e.message),
+            retry_after: headers
+                .get(RETRY_AFTER)
+                .and_then(|v| v.to_str().ok()?.parse().ok())
+                .map(Duration::from_secs),
         })
     }
 }
 
-/// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
+/// Reads the JSON at an address of any part of Pikepole, without a token.
+pub async fn fetch<T: DeserializeOwned>(url: &str, limit: Duration) -> Result<T, ClientError> {
+    let (base, path) = match url.find("://").and_then(|at| Some(at + 3 + url.get(at + 3..)?.find('/')?)) {
+        Some(at) => url.split_at(at),
+        None => (url, "/"),
+    };
+    let client = Client::new(base, None)?;
+    let answer = client.json(Method::GET, path, Duration::ZERO);
+    let late = |_| ClientError::TimedOut { url: base.into(), limit };
+    tokio::time::timeout(limit, answer).await.map_err(late)?
 }
 
-fn roster_path(name: &str, poll: Poll<'_>) -> String {
+/// Where to poll, and how long the answer may take to begin.
+fn roster_path(name: &str, poll: Poll<'_>) -> (String, Duration) {
     let mut query = form_urlencoded::Serializer::new(String::new());
+    let mut wait = Duration::ZERO;
     if let Some(after) = poll.after {
+        wait = poll.wait;
         query.append_pair("after", &after.to_string());
-        query.append_pair("wait", &format!("{}ms", poll.wait.as_millis()));
+        query.append_pair("wait", &format!("{}ms", wait.as_millis()));
     }
     if let Some(agent) = poll.agent {
         query.append_pair("agent", agent.id).append_pair("start", agent.start);
@@ -269,7 +316,16 @@ fn roster_path(name: &str, poll: Poll<'_>) -> String {
     }
     let query = query.finish();
     let mark = if query.is_empty() { "" } else { "?" };
-    format!("/v1/fleets/{}/roster{mark}{query}", segment(name))
+    (format!("/v1/fleets/{}/roster{mark}{query}", segment(name)), wait)
+}
+
+/// The last error of a chain says it best: "connection refused" rather than "client error (Connect)".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 /// A path segment, percent-encoded.

@@ -19,6 +19,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run the directory: the service that knows which collectors are in service
     Directory(DirectoryArgs),
+    /// Run the agent: on a proxy, renders a shipper's configuration from a roster and reloads it
+    Agent(AgentArgs),
     /// See it work: a simulated fleet and a directory with its page, in one process
     Demo(DemoArgs),
     /// List the fleets of a directory and how they are
@@ -44,6 +46,48 @@ pub(crate) struct DirectoryArgs {
     /// Only check the configuration
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct AgentArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<AgentCommand>,
+    /// The configuration
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Only check the configuration and the templates
+    #[arg(long, conflicts_with_all = ["once", "dry_run"])]
+    pub(crate) check: bool,
+    /// Render once, reload what needs it, and exit
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) once: bool,
+    /// Only show what would change, as a unified diff
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+impl AgentArgs {
+    /// Whether it runs until it is told to stop.
+    pub(crate) const fn is_service(&self) -> bool {
+        self.command.is_none() && !self.check && !self.once && !self.dry_run
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Show how the agent on this host is
+    Status(AgentStatusArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct AgentStatusArgs {
+    /// Where the agent serves its status
+    #[arg(long, value_name = "URL", env = "PIKEPOLE_AGENT", default_value = "http://127.0.0.1:8045")]
+    pub(crate) url: String,
+    /// For people or for scripts
+    #[arg(long, value_enum, default_value_t = TableFormat::Table)]
+    pub(crate) format: TableFormat,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,6 @@
 //! What each command does.
 
+pub(crate) mod agent;
 pub(crate) mod agents;
 pub(crate) mod demo;
 pub(crate) mod directory;
@@ -45,7 +46,7 @@ pub(crate) fn client(reach: &Reach) -> Result<Client, Failure> {
 /// Adds what to do to what happened.
 pub(crate) fn hint(error: ClientError) -> Failure {
     let hint = match &error {
-        ClientError::Unreachable { .. } => {
+        ClientError::Unreachable { .. } | ClientError::TimedOut { .. } => {
             "is it running there? Name another one with --directory URL or PIKEPOLE_DIRECTORY"
         }
         ClientError::Refused { status: 401 | 403, .. } => "pass a token with --token or PIKEPOLE_TOKEN",

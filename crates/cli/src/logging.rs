@@ -10,6 +10,8 @@ pub(crate) fn init(command: &Command) {
     // The client's verbs say what went wrong in their last sentence; services say it as it happens.
     let default = match command {
         Command::Directory(_) => "info",
+        // One pass and the status say what they have to say on stdout.
+        Command::Agent(args) if args.is_service() => "info",
         Command::Demo(_) => "error",
         _ => "off",
     };

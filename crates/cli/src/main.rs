@@ -59,6 +59,7 @@ fn run(command: Command) -> Result<(), Failure> {
     let done = runtime.block_on(async {
         match command {
             Command::Directory(args) => Box::pin(commands::directory::run(args)).await,
+            Command::Agent(args) => Box::pin(commands::agent::run(args)).await,
             Command::Demo(args) => commands::demo::run(args).await,
             Command::Fleets(args) => commands::fleets(args).await,
             Command::Roster(args) => commands::roster::run(args).await,

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests: one that cannot go on ends the test")]
 
+#[path = "cli/agent.rs"]
+mod agent;
 #[path = "cli/config.rs"]
 mod config;
 #[path = "cli/demo.rs"]

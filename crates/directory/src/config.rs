@@ -2,24 +2,17 @@
 //! be wrong is found here, all of it at once, before any port is bound.
 
 mod events;
-mod reader;
-mod secret;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use pikepole_config::{ConfigError, Secret};
+use pikepole_config::{Mistakes, Section};
 use pikepole_fleet::{Dc, FleetName, GroupName, GuardPolicy, Region};
 
 pub use events::{DrainConfig, EventsConfig, ProbeConfig, SnsSignature};
-use reader::{Mistakes, Section};
-pub use secret::Secret;
-
-/// Every mistake in a configuration, each with the name of its key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct ConfigError(pub Vec<String>);
 
 /// The whole configuration of a directory.
 #[derive(Debug, Clone)]
@@ -198,7 +191,7 @@ impl Config {
 
     /// Reads a text; `env` answers `${NAME}`.
     pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let table: toml::Table = text.parse().map_err(|e| ConfigError(vec![not_toml(text, &e)]))?;
+        let table = pikepole_config::parse(text)?;
         let mistakes = Mistakes::default();
         let mut root = Section::root(table, &mistakes, &env);
         let server = server(root.section("server"));
@@ -223,13 +216,6 @@ impl Config {
             .map(|_| ())
             .map_err(|e| ConfigError(vec![format!("server.tls: {e}")]))
     }
-}
-
-/// Says where the text stops being TOML, without showing the line: it may hold a secret.
-fn not_toml(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    format!("not TOML: line {line}: {}", error.message())
 }
 
 fn server(mut s: Section<'_>) -> ServerConfig {

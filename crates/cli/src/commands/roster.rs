@@ -36,6 +36,7 @@ pub(crate) async fn run(args: RosterArgs) -> Result<(), Failure> {
                 show(&args, &roster, freshness)?;
             }
             Event::Unchanged(_) => in_trouble = false,
+            Event::Older { .. } | Event::Shortened(_) => {}
             // A wrong name or token does not get right by waiting.
             Event::Trouble(error @ ClientError::Refused { status: 400..=499, .. }) => {
                 return Err(hint(error));

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::reader::Section;
+use pikepole_config::Section;
+
 use crate::events::sns::TopicArn;
 
 /// Is a launching collector's port open?

@@ -11,25 +11,27 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::ConfigError;
+use crate::ConfigError;
 
 /// The mistakes found so far.
 #[derive(Debug, Default)]
-pub(super) struct Mistakes(RefCell<Vec<String>>);
+pub struct Mistakes(RefCell<Vec<String>>);
 
 impl Mistakes {
-    pub(super) fn add(&self, name: &str, what: &str) {
+    /// Notes a mistake about the key called `name` in full.
+    pub fn add(&self, name: &str, what: &str) {
         self.0.borrow_mut().push(format!("{name}: {what}"));
     }
 
-    pub(super) fn into_result(self) -> Result<(), ConfigError> {
+    /// All of them as an error, if there are any.
+    pub fn into_result(self) -> Result<(), ConfigError> {
         let mistakes = self.0.into_inner();
         if mistakes.is_empty() { Ok(()) } else { Err(ConfigError(mistakes)) }
     }
 }
 
 /// One table, and where it stands.
-pub(super) struct Section<'a> {
+pub struct Section<'a> {
     name: String,
     table: Table,
     known: Vec<String>,
@@ -40,11 +42,8 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn root(
-        table: Table,
-        mistakes: &'a Mistakes,
-        env: &'a dyn Fn(&str) -> Option<String>,
-    ) -> Self {
+    /// The whole file; `env` answers `${NAME}`.
+    pub fn root(table: Table, mistakes: &'a Mistakes, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self { name: String::new(), table, known: Vec::new(), written: BTreeMap::new(), mistakes, env }
     }
 
@@ -52,12 +51,23 @@ impl<'a> Section<'a> {
         if self.name.is_empty() { key.into() } else { format!("{}.{key}", self.name) }
     }
 
-    pub(super) fn mistake(&self, key: &str, what: &str) {
+    /// Notes a mistake about a key of this table. `what` must not show a value that was expanded.
+    pub fn mistake(&self, key: &str, what: &str) {
         self.mistakes.add(&self.path(key), what);
     }
 
+    /// Whether a key is there, whatever its value.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Takes a key out unread; says whether it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        self.table.remove(key).is_some()
+    }
+
     /// Refuses the keys nobody asked for.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         for key in self.table.keys() {
             let near = self.known.iter().find(|known| is_near(known, key));
             let hint = near.map(|n| format!(" (did you mean {n:?}?)")).unwrap_or_default();
@@ -75,11 +85,12 @@ impl<'a> Section<'a> {
     }
 
     /// A table that may be absent, which is the same as empty.
-    pub(super) fn section(&mut self, key: &str) -> Self {
+    pub fn section(&mut self, key: &str) -> Self {
         self.optional_section(key).unwrap_or_else(|| self.below(key, Table::new()))
     }
 
-    pub(super) fn optional_section(&mut self, key: &str) -> Option<Self> {
+    /// A table that may be absent.
+    pub fn optional_section(&mut self, key: &str) -> Option<Self> {
         match self.take(key)? {
             Value::Table(table) => Some(self.below(key, table)),
             other => {
@@ -89,7 +100,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn required_section(&mut self, key: &str) -> Option<Self> {
+    /// A table that must be there; `None` is a mistake that is noted.
+    pub fn required_section(&mut self, key: &str) -> Option<Self> {
         if !self.table.contains_key(key) {
             self.known.push(key.into());
             self.mistake(key, "required");
@@ -99,7 +111,7 @@ impl<'a> Section<'a> {
     }
 
     /// An array of tables: `[[key]]`.
-    pub(super) fn sections(&mut self, key: &str) -> Vec<Self> {
+    pub fn sections(&mut self, key: &str) -> Vec<Self> {
         let values = match self.take(key) {
             None => return Vec::new(),
             Some(Value::Array(values)) => values,
@@ -131,7 +143,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text, with `${NAME}` replaced.
-    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+    pub fn text(&mut self, key: &str) -> Option<String> {
         match self.take(key)? {
             Value::String(text) => {
                 let value = self.expand(key, &text);
@@ -146,13 +158,13 @@ impl<'a> Section<'a> {
     }
 
     /// A mistake about a text, shown as it was written.
-    pub(super) fn not(&self, key: &str, wanted: &str) {
+    pub fn not(&self, key: &str, wanted: &str) {
         let written = self.written.get(key).map_or("", String::as_str);
         self.mistake(key, &format!("{written:?} is not {wanted}"));
     }
 
     /// A text that must be there; empty (and a mistake) if it is not.
-    pub(super) fn required_text(&mut self, key: &str) -> String {
+    pub fn required_text(&mut self, key: &str) -> String {
         if !self.table.contains_key(key) {
             self.known.push(key.into());
             self.mistake(key, "required");
@@ -165,7 +177,8 @@ impl<'a> Section<'a> {
         text.unwrap_or_default()
     }
 
-    pub(super) fn required_name<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
+    /// A name of the domain that must be there; `None` is a mistake that is noted.
+    pub fn required_name<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
         if !self.table.contains_key(key) {
             self.known.push(key.into());
             self.mistake(key, "required");
@@ -175,7 +188,8 @@ impl<'a> Section<'a> {
         text.parse().map_err(|e: T::Err| self.mistake(key, &e.to_string())).ok()
     }
 
-    pub(super) fn parsed<T: FromStr>(&mut self, key: &str, wanted: &str) -> Option<T> {
+    /// A text that means something; `wanted` says what, for the mistake.
+    pub fn parsed<T: FromStr>(&mut self, key: &str, wanted: &str) -> Option<T> {
         let text = self.text(key)?;
         let value = text.parse().ok();
         if value.is_none() {
@@ -184,7 +198,8 @@ impl<'a> Section<'a> {
         value
     }
 
-    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+    /// A list of texts; absent is empty.
+    pub fn texts(&mut self, key: &str) -> Vec<String> {
         match self.take(key) {
             None => Vec::new(),
             Some(Value::Array(values)) => values
@@ -204,11 +219,13 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn flag(&mut self, key: &str) -> bool {
+    /// `true` or `false`; absent is `false`.
+    pub fn flag(&mut self, key: &str) -> bool {
         self.flag_or(key, false)
     }
 
-    pub(super) fn flag_or(&mut self, key: &str, default: bool) -> bool {
+    /// `true` or `false`, with what absent means.
+    pub fn flag_or(&mut self, key: &str, default: bool) -> bool {
         match self.take(key) {
             None => default,
             Some(Value::Boolean(flag)) => flag,
@@ -219,7 +236,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
+    /// A whole number within a range.
+    pub fn integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
         match self.take(key)? {
             Value::Integer(n) if range.contains(&n) => Some(n),
             other => {
@@ -230,7 +248,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+    /// A number within a range.
+    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
         let value = self.take(key)?;
         let number = match &value {
             Value::Integer(n) => Some(*n as f64),
@@ -245,7 +264,7 @@ impl<'a> Section<'a> {
     }
 
     /// A duration like `"30s"`; `seconds` is the allowed range.
-    pub(super) fn duration(&mut self, key: &str, seconds: RangeInclusive<u64>) -> Option<Duration> {
+    pub fn duration(&mut self, key: &str, seconds: RangeInclusive<u64>) -> Option<Duration> {
         let text = self.text(key)?;
         let allowed = Duration::from_secs(*seconds.start())..=Duration::from_secs(*seconds.end());
         let duration = pikepole_api::time::parse_duration(&text).filter(|d| allowed.contains(d));

@@ -1,0 +1,132 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, |name| match name {
+        "TOKEN" | "PIKEPOLE_READ" => Some("s3cret-from-env".into()),
+        "HOSTNAME" => Some("proxy-1".into()),
+        _ => None,
+    })
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    parse(text).expect_err("this configuration is wrong").0
+}
+
+const DIRECTORY: &str = "[directory]\nurls = [\"http://127.0.0.1:8044\"]\nfleet = \"f\"\n";
+const RENDER: &str = "[[render]]\ntemplate = \"builtin:hosts-json\"\noutput = \"/tmp/x.json\"\n";
+
+#[test]
+fn the_least_configuration_has_sound_defaults() {
+    let config = parse(&format!("{DIRECTORY}{RENDER}")).unwrap();
+    assert_eq!(config.directory.wait, Duration::from_secs(55));
+    assert_eq!(config.agent.status.unwrap().to_string(), "127.0.0.1:8045");
+    assert_eq!(config.agent.id, host_name());
+    let render = &config.renders[0];
+    assert_eq!((render.quiet, render.timeout), (Duration::from_secs(2), Duration::from_secs(30)));
+    assert_eq!(render.spacing, Duration::ZERO, "nothing is reloaded");
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let found = mistakes(
+        r#"
+[directory]
+urls = ["localhost"]
+fleet = "f"
+dc = "d"
+cert = "c.pem"
+[agent]
+status = "here"
+stat = "x"
+[[render]]
+template = "builtin:nope"
+output = "/tmp/x"
+check = ["nginx", "-t"]
+mode = "9"
+alive = ["true"]
+relod = ["x"]
+[[render]]
+template = "t"
+output = "/tmp/y"
+[[render]]
+template = "t"
+output = "/tmp/y"
+[relay]
+listen = "127.0.0.1:5044"
+[[tail]]
+paths = []
+[spool]
+[collectors]
+[disk_guard]
+"#,
+    );
+    for name in [
+        "directory.urls:",
+        "directory.fleet:",
+        "directory.cert:",
+        "agent.status:",
+        "agent.stat:",
+        "render[0].template:",
+        "render[0].check:",
+        "render[0].mode:",
+        "render[0].alive:",
+        "render[0].relod: unknown key (did you mean \"reload\"?)",
+        "render.output: two",
+        "relay: not in this version",
+        "tail: not in this version",
+        "spool: not in this version",
+        "collectors: not in this version",
+        "disk_guard: not in this version",
+    ] {
+        assert!(found.iter().any(|m| m.starts_with(name)), "{name} is missing in {found:#?}");
+    }
+}
+
+#[test]
+fn secrets_stay_secret() {
+    let text = format!("{DIRECTORY}token = \"${{TOKEN}}\"\n{RENDER}");
+    assert!(!format!("{:?}", parse(&text).unwrap()).contains("s3cret"));
+    let wrong =
+        "[directory]\nurls = [\"${TOKEN}\"]\nfleet = \"${TOKEN}/x\"\n[agent]\nstatus = \"${TOKEN}\"\n";
+    assert!(!format!("{:?}", mistakes(wrong)).contains("s3cret"));
+}
+
+#[test]
+fn files_with_one_reload_are_one_unit() {
+    let reload = "reload = [\"systemctl\", \"restart\", \"filebeat\"]\n";
+    let file = |n: u8| format!("[[render]]\ntemplate = \"t\"\noutput = \"/tmp/{n}\"\n");
+    let text = format!("{DIRECTORY}{}{reload}{}{}{}{reload}", file(0), file(1), file(2), file(3));
+    assert_eq!(parse(&text).unwrap().units(), [vec![0, 3], vec![1], vec![2]]);
+}
+
+#[test]
+fn a_place_is_as_good_as_a_name() {
+    let text =
+        format!("[directory]\nurls = [\"https://a\", \"https://b\"]\ndc = \"d\"\nregion = \"r\"\n{RENDER}");
+    let place = Target::Place { dc: "d".into(), region: "r".into() };
+    assert_eq!(parse(&text).unwrap().directory.target, place);
+    assert!(
+        mistakes(&format!("[directory]\nurls = [\"https://a\"]\ndc = \"d\"\n{RENDER}"))[0].contains("region")
+    );
+}
+
+/// The TOML blocks of a page.
+fn examples(page: &str) -> Vec<&str> {
+    page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_examples_of_the_docs_are_configurations() {
+    let page = examples(include_str!("../../../../docs/agent.md"));
+    assert_eq!(page.len(), 1);
+    let whole: String = page[0].lines().map(|l| format!("{}\n", l.trim_start_matches("# "))).collect();
+    let sample = include_str!("../../../../deploy/agent.toml");
+    for example in [page[0], &whole, sample] {
+        parse(example).unwrap_or_else(|e| panic!("{e}\n{example}"));
+    }
+    for key in
+        ["check", "reload", "alive", "alive_after", "spacing", "quiet", "timeout", "allow_empty", "mode"]
+    {
+        assert!(whole.contains(&format!("\n{key} = ")), "docs/agent.md does not tell of {key}");
+    }
+}

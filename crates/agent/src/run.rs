@@ -1,0 +1,327 @@
+//! The running agent: one loop that hands news to the planner and does what it says.
+//!
+//! Not where anything is decided: what to do with a roster is in `planner.rs`, how in `apply.rs`.
+//!
+//! Invariants: the loop itself never waits for a disk, a program or the network. Jobs that run when the
+//! agent is told to stop have a moment to end; what they leave undone, the next start does.
+
+mod agent;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pikepole_api::client::{Client, Event, Target, Watch};
+use pikepole_config::ConfigError;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::apply::Applier;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::planner::{Action, Finished, Planner, Policy};
+use crate::state::{Kept, State};
+use crate::status::{Status, server};
+use crate::template::variables;
+use crate::trouble::Kind;
+use agent::Agent;
+
+/// After this without any answer the roster on disk is used.
+const DISK_AFTER: Duration = Duration::from_secs(5);
+/// For jobs that run when the agent is told to stop.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A part could not be set up.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// What a job came to.
+enum Done {
+    Applied { unit: usize, revision: u64, result: Finished, took: Duration },
+    Checked { unit: usize, result: Result<(), String> },
+}
+
+/// Follows, renders and reloads until `stop` is ready.
+pub async fn run(
+    config: Config,
+    listener: Option<TcpListener>,
+    clock: Clock,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let clients = config.clients()?;
+    let state = State::open(&config.agent.state).map_err(RunError::Setup)?;
+    let target = config.directory.target.clone();
+    let kept = state.roster(&target);
+    let start = uuid();
+    let mut watch =
+        Watch::at(clients, target.clone(), config.directory.wait).as_agent(&config.agent.id, &start);
+    if let Some(kept) = &kept {
+        watch.resume(kept.roster.revision, kept.confirmed_at.map(|at| at.0));
+    }
+    let units = config.units();
+    let applier = Applier::new(config.renders.clone(), units.clone(), state, variables());
+    let planner = Planner::new(policies(&config, &units));
+    let (published, status) = watch::channel(Arc::new(Status::default()));
+    let (keep, keeping) = watch::channel(None);
+    let agent = Agent::new(&config, start, planner, kept, clock.clone(), keep);
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = listener {
+        tasks.spawn(server::serve(listener, status, clock));
+    }
+    let (news, events) = mpsc::channel(4);
+    let (applied, progress) = watch::channel(None);
+    tasks.spawn(follow(watch, Certificates::new(config.clone()), news, progress));
+    let keeper = tokio::spawn(keep_rosters(applier.clone(), keeping));
+    tracing::info!(id = %config.agent.id, fleet = %words(&target), renders = config.renders.len(), "agent runs");
+    Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied }
+        .run(events, stop)
+        .await;
+    tasks.abort_all();
+    // The loop is over and its sender gone: the last roster is on its way to the disk.
+    if timeout(STOP_TIME, keeper).await.is_err() {
+        tracing::warn!("the last roster could not be kept in time");
+    }
+    Ok(())
+}
+
+/// How each unit wants to be treated: the most careful of its files decides.
+fn policies(config: &Config, units: &[Vec<usize>]) -> Vec<Policy> {
+    let policy = |unit: &Vec<usize>| {
+        let renders = || unit.iter().map(|index| &config.renders[*index]);
+        Policy {
+            quiet: renders().map(|r| r.quiet).max().unwrap_or_default(),
+            spacing: renders().map(|r| r.spacing).max().unwrap_or_default(),
+            allow_empty: renders().all(|r| r.allow_empty),
+            alive: renders().any(|r| r.alive.is_some()),
+        }
+    };
+    units.iter().map(policy).collect()
+}
+
+/// Hands on what the watch sees; tells the directory at once when more is applied.
+async fn follow(
+    mut watch: Watch,
+    mut files: Certificates,
+    news: mpsc::Sender<Event>,
+    mut applied: watch::Receiver<Option<u64>>,
+) {
+    loop {
+        tokio::select! {
+            event = watch.next() => {
+                if matches!(event, Event::Trouble(_))
+                    && let Some(clients) = files.renewed()
+                {
+                    watch.replace_clients(clients);
+                }
+                if news.send(event).await.is_err() {
+                    return;
+                }
+            }
+            changed = applied.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                watch.set_applied(*applied.borrow_and_update());
+            }
+        }
+    }
+}
+
+/// The files of TLS, which somebody renews: after a failure they are read again if they have changed.
+struct Certificates {
+    config: Config,
+    seen: Vec<Option<(std::time::SystemTime, u64)>>,
+}
+
+impl Certificates {
+    fn new(config: Config) -> Self {
+        let mut files = Self { config, seen: Vec::new() };
+        files.seen = files.stamps();
+        files
+    }
+
+    /// Three small files at most: read in place.
+    fn renewed(&mut self) -> Option<Vec<Client>> {
+        let now = self.stamps();
+        if now == self.seen {
+            return None;
+        }
+        match self.config.clients() {
+            Ok(clients) => {
+                self.seen = now;
+                tracing::info!("changed certificates are used");
+                Some(clients)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "changed certificates are not used, the last good ones stay");
+                None
+            }
+        }
+    }
+
+    fn stamps(&self) -> Vec<Option<(std::time::SystemTime, u64)>> {
+        let tls = &self.config.directory.tls;
+        let identity = tls.identity.iter().flat_map(|(cert, key)| [cert, key]);
+        let stamp = |path| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len())));
+        tls.ca.iter().chain(identity).map(stamp).collect()
+    }
+}
+
+/// Keeps the newest roster on disk, one write at a time.
+async fn keep_rosters(applier: Applier, mut rosters: watch::Receiver<Option<Kept>>) {
+    while rosters.changed().await.is_ok() {
+        let kept = rosters.borrow_and_update().clone();
+        let applier = applier.clone();
+        if let Some(kept) = kept
+            && tokio::task::spawn_blocking(move || applier.keep_roster(&kept)).await.is_err()
+        {
+            tracing::error!("keeping the roster ended unexpectedly");
+        }
+    }
+}
+
+struct Loop {
+    agent: Agent,
+    applier: Applier,
+    jobs: JoinSet<Done>,
+    /// The unit of each job, for those that end without saying.
+    running: HashMap<Id, usize>,
+    published: watch::Sender<Arc<Status>>,
+    applied: watch::Sender<Option<u64>>,
+}
+
+impl Loop {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let mut disk = std::pin::pin!(tokio::time::sleep(DISK_AFTER));
+        let mut is_waiting_for_disk = true;
+        loop {
+            self.turn();
+            let wake = self.agent.planner.next_wake();
+            tokio::select! {
+                () = &mut stop => break,
+                event = events.recv() => match event {
+                    Some(event) => self.agent.saw(event, Instant::now()),
+                    None => break, // the watch ended, which it never does by itself
+                },
+                Some(done) = self.jobs.join_next_with_id() => self.ended(done),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = &mut disk, if is_waiting_for_disk => {
+                    is_waiting_for_disk = false;
+                    self.agent.use_kept(Instant::now());
+                }
+            }
+        }
+        let ending = async { while self.jobs.join_next().await.is_some() {} };
+        if timeout(STOP_TIME, ending).await.is_err() {
+            tracing::warn!("a job did not end in time; what is owed is done at the next start");
+        }
+    }
+
+    /// Does what is due and says how things are.
+    fn turn(&mut self) {
+        let now = Instant::now();
+        for action in self.agent.planner.poll(now) {
+            let applier = self.applier.clone();
+            let (unit, handle) = match action {
+                Action::Apply { unit, target } => {
+                    let job = self.jobs.spawn(async move {
+                        let began = Instant::now();
+                        let revision = target.roster.revision;
+                        let result = applier.apply(unit, target.roster).await;
+                        Done::Applied { unit, revision, result, took: began.elapsed() }
+                    });
+                    (unit, job)
+                }
+                Action::CheckAlive { unit } => {
+                    let job = self.jobs.spawn(async move {
+                        Done::Checked { unit, result: applier.check_alive(unit).await }
+                    });
+                    (unit, job)
+                }
+            };
+            self.running.insert(handle.id(), unit);
+        }
+        let status = self.agent.status(self.applier.state_error(), now);
+        let applied = status.applied;
+        self.applied.send_if_modified(|held| std::mem::replace(held, applied) != applied);
+        self.published.send_replace(Arc::new(status));
+    }
+
+    fn ended(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) {
+        let now = Instant::now();
+        match done {
+            Ok((id, Done::Applied { unit, revision, result, took })) => {
+                self.running.remove(&id);
+                self.agent.applied(unit, revision, result, took, now);
+            }
+            Ok((id, Done::Checked { unit, result })) => {
+                self.running.remove(&id);
+                self.agent.planner.checked(unit, result, now);
+            }
+            Err(error) => {
+                let Some(unit) = self.running.remove(&error.id()) else { return };
+                let failure = Some((Kind::WriteFailed, "the job ended unexpectedly".to_string()));
+                let result = Finished { written: false, reloaded: false, failure };
+                self.agent.planner.checked(unit, Ok(()), now);
+                self.agent.planner.finished(unit, result, now);
+            }
+        }
+    }
+}
+
+/// The fleet, for people.
+pub(crate) fn words(target: &Target) -> String {
+    match target {
+        Target::Fleet(name) => name.clone(),
+        Target::Place { dc, region } => format!("{dc} {region}"),
+    }
+}
+
+/// A random UUID (RFC 9562, version 4): tells this start from others, is no secret.
+fn uuid() -> String {
+    let bits = (fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn certificates_that_were_renewed_are_read_again_and_damaged_ones_are_not_used() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let ca = folder.path().join("ca.pem");
+        std::fs::write(&ca, "").unwrap();
+        let text = format!(
+            "[directory]\nurls = [\"https://localhost:1\"]\nfleet = \"f\"\nca = {ca:?}\n\
+             [[render]]\ntemplate = \"builtin:hosts-json\"\noutput = \"/tmp/x\"\n"
+        );
+        let mut files = super::Certificates::new(super::Config::parse(&text, |_| None).unwrap());
+        assert!(files.renewed().is_none(), "nothing changed");
+        std::fs::write(&ca, "half of a certificate").unwrap();
+        assert!(files.renewed().is_none());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["ca".into()]).unwrap();
+        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
+        assert!(files.renewed().is_some());
+        assert!(files.renewed().is_none(), "nothing changed since");
+    }
+
+    #[test]
+    fn a_start_has_a_uuid_of_its_own() {
+        let (a, b) = (super::uuid(), super::uuid());
+        assert_ne!(a, b);
+        assert_eq!((a.len(), a.as_bytes()[14]), (36, b'4'), "{a}");
+        assert!(b"89ab".contains(&a.as_bytes()[19]), "{a}");
+    }
+}
