@@ -35,7 +35,7 @@ impl Lab {
 
     async fn with(count: usize, answer: bool, probe: bool) -> Self {
         let wall = Wall::new();
-        let cloud = SimCloud::on_loopback(wall.clock());
+        let cloud = SimCloud::on_loopback(wall.clock(), 0);
         let ids = grow(&cloud, "f", count);
         let hooks = Hooks::default();
         hooks.put("launch", 3_600);
