@@ -64,7 +64,7 @@ async fn a_warning_about_an_instance_that_nobody_knows_counts_when_a_describe_li
         let warning = Event { group: None, ..event(EventKind::SpotInterruption, id) };
         assert_eq!(d.hear(&warning).await, taken(0, 1, 0));
     }
-    assert_eq!(grow(&d.rig.cloud, "f", 1), [early.clone()]);
+    assert_eq!(grow(&d.rig.cloud, "f", 1), std::slice::from_ref(&early));
     pass(40).await;
     assert_eq!(state_of(&d.rig, "f", &early), Some(MemberState::Draining));
     assert!(d.rig.fleet("f").state().lives.get(&foreign).is_none());

@@ -271,7 +271,7 @@ async fn a_warning_that_a_follower_heard_too_early_counts_when_the_leader_finds_
     let warning = Event { group: None, ..event(EventKind::SpotInterruption, &id) };
     assert_eq!(follower.engine.take_events(&[warning]).await.foreign, 1);
     // It turns out to be one of ours.
-    assert_eq!(grow(&world.shared.cloud, "f", 1), [id.clone()]);
+    assert_eq!(grow(&world.shared.cloud, "f", 1), std::slice::from_ref(&id));
     let is_left = |rig: &Rig| {
         let roster = rig.fleet("f").published().unwrap();
         roster.roster.members().iter().any(|m| m.instance_id == id && m.state == MemberState::Draining)
