@@ -1,7 +1,7 @@
 //! Ten thousand long polls from one thread: what a change costs until the last watcher has it, and what
 //! a watcher costs the directory in memory.
 //!
-//! A change is a members file that is replaced by rename, and at once a `POST …/refresh`, so that the
+//! A change is an event that is posted, or a members file that is replaced by rename, and at once a `POST …/refresh`, so that the
 //! 250 ms between two looks at the file are not part of the figure. The time runs from just before the
 //! POST is written to when a watcher has read the last byte of the new roster. Each watcher polls again
 //! at once with its new revision, so that load is part of the figure.
@@ -51,6 +51,9 @@ pub(crate) struct Args {
     /// Changes to make
     #[arg(long, default_value_t = 0)]
     changes: usize,
+    /// A change is an event that is posted, instead of another file
+    #[arg(long)]
+    by_event: bool,
     /// Then go on holding until stdin ends
     #[arg(long)]
     hold: bool,
@@ -77,9 +80,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Value> {
     for _ in 0..args.changes {
         crowd.idle_until(Instant::now() + PAUSE.mul_f64(1.0 + fastrand::f64()))?;
         generation += 1;
-        write_members(args, generation)?;
+        if !args.by_event {
+            write_members(args, generation)?;
+        }
         let changed_at = Instant::now();
-        control.send_refresh(None)?;
+        if args.by_event {
+            control.send_event(generation)?;
+        } else {
+            control.send_refresh(None)?;
+        }
         let mut times = crowd.collect_change(changed_at, changed_at + PATIENCE)?;
         lasts.extend(times.iter().max().copied());
         all.append(&mut times);
@@ -181,11 +190,26 @@ impl<'a> Control<'a> {
 
     fn send_refresh(&mut self, wait: Option<Duration>) -> anyhow::Result<()> {
         let wait = wait.map(|w| format!("?wait={}s", w.as_secs())).unwrap_or_default();
-        self.send("POST", &format!("/v1/fleets/{}/refresh{wait}", self.args.fleet))
+        self.send("POST", &format!("/v1/fleets/{}/refresh{wait}", self.args.fleet), "")
     }
 
-    fn send(&mut self, method: &str, path: &str) -> anyhow::Result<()> {
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n");
+    /// One instance dies and is launched anew, in turn. No time: it counts as of now.
+    fn send_event(&mut self, generation: usize) -> anyhow::Result<()> {
+        let (number, dies) =
+            (1 + (generation - 1) / 2 % (self.args.members - 1), !generation.is_multiple_of(2));
+        let word = if dies { "TERMINATE" } else { "LAUNCH" };
+        let event = json!({
+            "Event": format!("autoscaling:EC2_INSTANCE_{word}"),
+            "AutoScalingGroupName": self.args.fleet,
+            "EC2InstanceId": format!("i-{number:017x}"),
+        });
+        self.send("POST", "/v1/events", &event.to_string())
+    }
+
+    fn send(&mut self, method: &str, path: &str, body: &str) -> anyhow::Result<()> {
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}");
         if self.stream.write_all(request.as_bytes()).is_ok() {
             return Ok(());
         }
@@ -219,7 +243,7 @@ impl<'a> Control<'a> {
         let line = format!("pikepole_fleet_watchers{{fleet=\"{}\"}} {expected}", self.args.fleet);
         loop {
             self.stream = Self::dial(self.args)?;
-            self.send("GET", "/metrics")?;
+            self.send("GET", "/metrics", "")?;
             if self.read_answer(200)?.lines().any(|l| l == line) {
                 return Ok(());
             }
