@@ -138,15 +138,12 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client of the directory at `url`, such as `http://127.0.0.1:8044`.
     pub fn new(url: &str, token: Option<&str>) -> Result<Self, ClientError> {
-        let builder = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .map_err(|e| ClientError::BadUrl(format!("cannot read the system's certificates: {e}")))?;
-        Self::build(url, token, |tcp| builder.https_or_http().enable_http1().wrap_connector(tcp))
+        Self::with_tls(url, token, &TlsFiles::default())
     }
 
     /// The same, with TLS by these files.
     pub fn with_tls(url: &str, token: Option<&str>, files: &TlsFiles) -> Result<Self, ClientError> {
-        let config = tls::config(files).map_err(ClientError::BadUrl)?;
+        let config = tls::config(files, url.starts_with("http://")).map_err(ClientError::BadUrl)?;
         let builder = HttpsConnectorBuilder::new().with_tls_config(config);
         Self::build(url, token, |tcp| builder.https_or_http().enable_http1().wrap_connector(tcp))
     }
