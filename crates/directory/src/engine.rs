@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 use crate::alerts::Alerts;
 use crate::clock::Clock;
-use crate::config::{DrainConfig, FleetConfig, ProbeConfig};
+use crate::config::{DrainConfig, FleetConfig, ProbeConfig, SourceConfig};
 use crate::shutdown::Shutdown;
 use crate::source::Source;
 use chase::Chases;
@@ -355,7 +355,9 @@ impl Engine {
     /// The same, and whether what came of it is in the store: in the shared one if there is one, or on
     /// the disk.
     async fn apply_kept(&self, fleet: &Fleet, input: Input) -> (Outcome, bool) {
-        let policy = GuardPolicy { probe_unannounced: fleet.answers_us(), ..self.policy };
+        // Whoever writes a file says what is in service, and is believed at once.
+        let probe = self.policy.probe && !matches!(fleet.config().source, SourceConfig::File { .. });
+        let policy = GuardPolicy { probe, probe_unannounced: fleet.answers_us(), ..self.policy };
         let mut held = fleet.hold().await;
         let mut change = |state: &mut FleetState| state.apply(input.clone(), &policy, self.clock.now());
         let outcome = self.stores.change(&mut held, &mut change, &self.clock, &self.counters).await;

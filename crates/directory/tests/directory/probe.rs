@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pikepole_directory::config::ProbeConfig;
+use pikepole_directory::config::{ProbeConfig, SourceConfig};
 use pikepole_directory::events::{EventKind, WarmPool};
 use pikepole_directory::source::sim::SimCloud;
 use pikepole_fleet::{AlertKind, HookEnd, InstanceId, Life, Lifecycle, MemberState, Transition};
@@ -17,6 +17,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::drain_rig::{Account, Hooks, What, event, hook_event};
 use crate::engine_rig::{Rig, Wall, group, grow, pass, until};
+
+/// An account of this process alone: everybody else on the machine uses 127.0.0.1.
+fn on_this_machine(wall: &Wall) -> SimCloud {
+    let account = 1 + std::process::id() % 250;
+    SimCloud::on_loopback(wall.clock(), u8::try_from(account).unwrap())
+}
 
 /// An engine over real ports on this machine.
 struct Lab {
@@ -35,7 +41,7 @@ impl Lab {
 
     async fn with(count: usize, answer: bool, probe: bool) -> Self {
         let wall = Wall::new();
-        let cloud = SimCloud::on_loopback(wall.clock(), 0);
+        let cloud = on_this_machine(&wall);
         let ids = grow(&cloud, "f", count);
         let hooks = Hooks::default();
         hooks.put("launch", 3_600);
@@ -303,4 +309,24 @@ async fn an_instance_of_the_warm_pool_is_let_in_and_then_left_in_peace() {
     assert_eq!(lab.state_of(&id), None, "its port is closed");
     lab.opens(&id);
     assert!(lab.listed(&id, 5).await <= 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_file_lists_is_believed_at_once() {
+    let wall = Wall::new();
+    let cloud = on_this_machine(&wall);
+    grow(&cloud, "f", 1);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut rig = Rig::open(cloud, wall, &["f"], |setup| {
+        setup.sources[0].fleets[0].port = port;
+        setup.sources[0].fleets[0].source = SourceConfig::File { path: "members.json".into() };
+        setup.probe = ProbeConfig::default();
+    })
+    .await;
+    let _answers = TcpListener::bind(SocketAddr::new(rig.cloud.instances(&group("f"))[0].ip, port)).unwrap();
+    rig.begin();
+    pass(3).await;
+    grow(&rig.cloud, "f", 1);
+    rig.engine.refresh(rig.fleet("f"), Duration::from_secs(5)).await;
+    assert_eq!(rig.hosts("f").unwrap().len(), 2, "its port is closed, and nobody asked");
 }
