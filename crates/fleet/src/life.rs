@@ -94,6 +94,11 @@ impl Life {
             && (self.awaited || self.open(Transition::Launching).next().is_some())
     }
 
+    /// Whether its port answered, or is not waited for any longer.
+    fn has_proved(&self) -> bool {
+        self.answered.is_some() || self.given_up.is_some()
+    }
+
     /// Whether it is on its way out.
     pub fn is_leaving(&self) -> bool {
         self.draining.is_some() && self.gone.is_none()
@@ -242,7 +247,8 @@ impl Lives {
         let is_new = !self.0.contains_key(&fact.instance);
         let life = self.0.entry(fact.instance.clone()).or_default();
         // A launch that is told of after the instance was listed holds nothing back any more.
-        life.awaited |= is_launch && is_new && probe && !serves;
+        let is_news = is_new || (life.in_service.is_none() && !life.has_proved() && life.draining.is_none());
+        life.awaited |= is_launch && is_news && probe && !serves;
         // A late word of a launch does not end the drain that a later event began.
         life.learn(fact, now);
         if let Some((hook, until)) = hook {
@@ -270,7 +276,7 @@ impl Lives {
             }
             match lifecycle {
                 Lifecycle::Launching => {
-                    let life = self.0.entry(id.clone()).or_insert_with(newcomer(probe));
+                    let life = self.0.entry(id.clone()).or_insert_with(newcomer(unannounced));
                     life.launched.get_or_insert(at);
                 }
                 Lifecycle::InService if previous.is_some() && !was_serving => {
