@@ -59,7 +59,10 @@ fn the_units_are_as_closed_as_the_docs_say() {
         let score: f64 = score.parse().unwrap();
         let bound = f64::from(bound) / 10.0;
         assert!(score <= bound, "{name} is exposed {score}, above {bound}:\n{said}");
-        assert!(docs.contains(&format!("`{name}` | {bound:.1} |")), "docs/packaging.md gives another exposure");
+        assert!(
+            docs.contains(&format!("`{name}` | {bound:.1} |")),
+            "docs/packaging.md gives another exposure"
+        );
     }
 }
 
@@ -94,9 +97,8 @@ fn instructions(text: &str) -> Vec<(String, String)> {
 fn the_image_is_small_and_not_root() {
     let all = instructions(&read("Dockerfile"));
     let of = |name: &str| all.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
-    let known = [
-        "FROM", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "VOLUME", "HEALTHCHECK", "ENTRYPOINT", "CMD",
-    ];
+    let known =
+        ["FROM", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "VOLUME", "HEALTHCHECK", "ENTRYPOINT", "CMD"];
     for (name, _) in &all {
         assert!(known.contains(&name.as_str()), "{name} is not expected");
     }
