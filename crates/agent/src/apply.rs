@@ -102,7 +102,12 @@ impl Applier {
             }
         }
         finished.written = files.iter().any(|f| f.is_new);
-        let files = blocking(move || commit(files)).await?;
+        let this = self.clone();
+        let files = blocking(move || {
+            this.forget_reloaded(&files);
+            commit(files)
+        })
+        .await?;
         if !self.is_reload_owed(&files) {
             return Ok(());
         }
@@ -181,6 +186,24 @@ impl Applier {
     async fn plain(&self, command: &Command, render: &RenderConfig) -> Result<(), String> {
         let output = render.output.to_string_lossy();
         command::run(&command.with(&output, &output), render.timeout).await
+    }
+
+    /// Somebody else wrote over a file, so the shipper may use anything: what is put back is reloaded, also
+    /// after a crash in between. Blocking.
+    fn forget_reloaded(&self, files: &[Prepared]) {
+        let snapshot = {
+            let mut reloaded = lock(&self.shared.reloaded);
+            let before = reloaded.len();
+            for file in files.iter().filter(|file| file.is_new) {
+                if reloaded.get(self.output(file)) == Some(&file.hash) {
+                    reloaded.remove(self.output(file));
+                }
+            }
+            (reloaded.len() != before).then(|| reloaded.clone())
+        };
+        if let Some(snapshot) = snapshot {
+            self.note_state(self.shared.state.keep_reloaded(&snapshot));
+        }
     }
 
     /// From here on these files are what the shipper uses. Blocking.

@@ -105,6 +105,17 @@ async fn what_has_not_changed_is_neither_written_nor_reloaded_also_after_a_resta
 }
 
 #[tokio::test]
+async fn what_somebody_else_wrote_over_is_put_back_and_reloaded() {
+    let rig = Rig::new();
+    rig.start().apply(0, roster(&[1])).await;
+    let text = rig.read("one.json");
+    std::fs::write(rig.path("one.json"), "of another tool").unwrap();
+    let done = rig.start().apply(0, roster(&[1])).await;
+    assert_eq!(done, Finished { written: true, reloaded: true, failure: None });
+    assert_eq!((rig.read("one.json"), rig.reloads()), (text, 2), "the shipper may use the other file by now");
+}
+
+#[tokio::test]
 async fn a_check_that_fails_leaves_all_files_of_the_unit_as_they_were() {
     let mut rig = Rig::new();
     rig.start().apply(0, roster(&[1])).await;
