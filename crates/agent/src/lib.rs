@@ -11,6 +11,7 @@ mod clock;
 mod command;
 pub mod config;
 mod frame;
+mod guard;
 mod once;
 mod output;
 pub mod planner;
