@@ -91,7 +91,9 @@ impl Globs {
         for pattern in patterns {
             let is_path = pattern.contains('/');
             if is_path && !pattern.starts_with('/') && !pattern.starts_with("**/") {
-                return Err("a glob with / must be a whole path, like /var/log/kong/audit* or **/audit/*".into());
+                return Err(
+                    "a glob with / must be a whole path, like /var/log/kong/audit* or **/audit/*".into()
+                );
             }
             // The error of globset shows the glob, which the environment may have written.
             let glob = GlobBuilder::new(pattern).literal_separator(true).backslash_escape(true).build();

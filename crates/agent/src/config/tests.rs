@@ -147,7 +147,8 @@ fn the_examples_of_the_docs_are_configurations() {
 
 #[test]
 fn a_disk_guard_only_tells_unless_it_is_asked_for_more() {
-    let text = format!("{DIRECTORY}{RENDER}[disk_guard]\npaths = [\"/var/log/kong\"]\nmin_free = \"10GiB\"\n");
+    let text =
+        format!("{DIRECTORY}{RENDER}[disk_guard]\npaths = [\"/var/log/kong\"]\nmin_free = \"10GiB\"\n");
     let guard = parse(&text).unwrap().guard.unwrap();
     assert_eq!((guard.policy, guard.min_free), (Policy::Alert, 10 << 30));
     assert_eq!((guard.every, guard.settle), (Duration::from_secs(5), Duration::from_secs(60)));

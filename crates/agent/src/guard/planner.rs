@@ -87,7 +87,8 @@ pub(super) fn next(policy: Policy, room: &Room, files: &[File]) -> Option<Step> 
     if room.free >= room.goal {
         return None;
     }
-    let allowed = || files.iter().enumerate().filter(|(_, f)| !f.is_protected && !f.is_spent && f.allocated > 0);
+    let allowed =
+        || files.iter().enumerate().filter(|(_, f)| !f.is_protected && !f.is_spent && f.allocated > 0);
     let settled = || allowed().filter(|(_, f)| f.class == Class::Rotated && !f.is_fresh && !f.is_written);
     let oldest = |(index, file): &(usize, &File)| (file.modified, *index);
     if policy >= Policy::CompressRotated {

@@ -49,7 +49,10 @@ async fn agents_and_drains_are_told_in_the_shape_of_the_contract() {
     rig.watched_by("f1", 1).await;
     let told = rig.get("/v1/agents").await.json();
     assert_eq!(told["drains"][0]["waiting_for"], json!([]));
-    assert_eq!(rig.get("/v1/fleets/f1").await.json()["convergence"], json!({"live": 1, "applied": 1, "awaited": 0}));
+    assert_eq!(
+        rig.get("/v1/fleets/f1").await.json()["convergence"],
+        json!({"live": 1, "applied": 1, "awaited": 0})
+    );
     assert_eq!(rig.get("/v1/agents?fleet=nobody").await.status, 404);
 }
 
