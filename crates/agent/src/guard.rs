@@ -167,7 +167,9 @@ impl Guard {
                 _ = ticks.tick() => self.sample().await,
                 Some(done) = self.work.join_next() => {
                     let Ok((worker, passed)) = done else {
-                        return tracing::error!("the disk guard ended unexpectedly");
+                        self.unread.push(("disk_guard".into(), "it ended unexpectedly; restart the agent".into()));
+                        reports.send_replace(Some(self.report()));
+                        return;
                     };
                     idle = Some(worker);
                     self.passed(passed);
@@ -212,7 +214,11 @@ impl Guard {
 
     /// Has the disk with the least room worked on, if one is low; else gives the worker back.
     fn work_on(&mut self, mut worker: Worker) -> Option<Worker> {
-        let low = self.disks.values().filter(|disk| disk.levels.is_low);
+        let min_free = self.config.min_free;
+        let can = |disk: &&Disk| {
+            disk.levels.is_low && disk.space.is_some_and(|s| levels::is_possible(min_free, s.total))
+        };
+        let low = self.disks.values().filter(can);
         let roots = low.min_by_key(|disk| disk.space.map(|space| space.free)).map(|disk| disk.roots.clone());
         let Some(roots) = roots.filter(|_| self.config.policy > Policy::Alert) else {
             self.wait_until = None;

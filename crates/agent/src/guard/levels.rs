@@ -19,6 +19,11 @@ pub(super) const fn goal(min_free: u64) -> u64 {
     min_free.saturating_add(min_free / MARGIN)
 }
 
+/// Whether the goal can be reached at all. Else everything would be given up for nothing.
+pub(super) const fn is_possible(min_free: u64, total: u64) -> bool {
+    goal(min_free) <= total / 2
+}
+
 /// Which alarms are raised.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Levels {

@@ -115,7 +115,7 @@ impl Guard {
             let detail = format!("{} bytes are free of {min_free} that shall be{left}; {what}", space.free);
             troubles.push((Kind::DiskLow, subject.clone(), detail));
         }
-        if levels::goal(min_free) > space.total / 2 {
+        if !levels::is_possible(min_free, space.total) {
             let detail = "min_free is more than half of the disk: nothing is touched".to_string();
             troubles.push((Kind::DiskGuardFailed, subject, detail));
         }

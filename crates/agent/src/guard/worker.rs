@@ -19,7 +19,7 @@ use super::compress::{compress, tidy};
 use super::give_up::{delete, truncate};
 use super::in_use::in_use;
 use super::ledger::{Ledger, Loss};
-use super::levels::goal;
+use super::levels::{goal, is_possible};
 use super::place::{Failure, Id, Place};
 use super::planner::{Room, Step, next};
 use super::scan::{Listing, scan};
@@ -59,7 +59,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Removes what interrupted compressions left over, in all folders. Touches nothing else.
     pub(super) fn tidy(&self) -> Passed {
-        let mut passed = Passed { knows_writers: true, ..Passed::default() };
+        let mut passed = Passed { has_done: true, knows_writers: true, ..Passed::default() };
         if self.config.policy > Policy::Alert {
             let listing = scan(&self.config, &self.config.paths, self.clock.now());
             self.remove_leftovers(&listing, &mut passed);
@@ -109,12 +109,11 @@ impl Worker {
     fn room(&self, root: &Path) -> Result<Room, String> {
         let space = (self.probe)(root).map_err(|e| format!("read the free space: {e}"))?;
         let min_free = self.config.min_free;
-        let goal = goal(min_free);
-        if goal > space.total / 2 {
+        if !is_possible(min_free, space.total) {
             // It could not be reached by giving up everything.
             return Err("min_free is more than half of the disk: nothing is touched".into());
         }
-        Ok(Room { free: space.free, min_free, goal })
+        Ok(Room { free: space.free, min_free, goal: goal(min_free) })
     }
 
     fn list(&self, roots: &[PathBuf], spent: &HashSet<Id>, passed: &mut Passed) -> Listing {
