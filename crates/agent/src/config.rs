@@ -1,7 +1,9 @@
 //! `agent.toml`, made into what is meant. [`Config`] cannot be invalid: everything that can be wrong is
 //! found here, all of it at once, before anything is touched.
 
+mod guard;
 mod render;
+mod size;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use pikepole_api::client::{Client, Target, TlsFiles};
 use pikepole_config::{ConfigError, Mistakes, Secret, Section};
 
+pub use guard::{Globs, GuardConfig, Policy};
 pub use render::{Command, RenderConfig, Source};
 
 /// Longest id, in bytes: what the directory takes.
@@ -20,7 +23,7 @@ const MAX_URLS: usize = 16;
 /// Files one agent renders.
 const MAX_RENDERS: usize = 64;
 /// Parts of the configuration that this version does not have.
-const NOT_YET: [&str; 5] = ["relay", "tail", "spool", "collectors", "disk_guard"];
+const NOT_YET: [&str; 4] = ["relay", "tail", "spool", "collectors"];
 
 /// The whole configuration of an agent.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// `[[render]]`, in the order of the file.
     pub renders: Vec<RenderConfig>,
+    /// `[disk_guard]`; `None`: no disk is watched.
+    pub guard: Option<GuardConfig>,
 }
 
 /// Whom to follow.
@@ -79,6 +84,8 @@ impl Config {
         let agent = agent(root.section("agent"));
         let renders: Vec<RenderConfig> =
             root.sections("render").into_iter().filter_map(render::render).collect();
+        let own = renders.iter().map(|render| render.output.clone()).chain([agent.state.clone()]).collect();
+        let guard = root.optional_section("disk_guard").and_then(|s| guard::guard(s, own));
         for part in NOT_YET {
             if root.remove(part) {
                 root.mistake(part, "not in this version of pikepole, which only renders; remove it");
@@ -94,7 +101,7 @@ impl Config {
         root.finish();
         mistakes.into_result()?;
         let directory = directory.ok_or_else(|| ConfigError(vec!["directory: required".into()]))?;
-        Ok(Self { directory, agent, renders })
+        Ok(Self { directory, agent, renders, guard })
     }
 
     /// A client of each directory.

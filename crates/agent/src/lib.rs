@@ -1,7 +1,7 @@
 //! The agent, on every proxy: follows a fleet's roster, renders the configuration of any shipper from it
 //! and reloads that.
 //!
-//! Not a shipper: in this version it carries no logs itself.
+//! Not a shipper: in this version it carries no logs itself. It can guard the disk they are on.
 //!
 //! Invariant: a file that stands is replaced only by a whole one that its check accepted, and a revision is
 //! called applied only when every shipper was reloaded with it.
@@ -11,6 +11,7 @@ mod clock;
 mod command;
 pub mod config;
 mod frame;
+mod guard;
 mod once;
 mod output;
 pub mod planner;

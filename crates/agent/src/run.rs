@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::apply::Applier;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::guard;
 use crate::planner::{Action, Finished, Planner, Policy};
 use crate::state::{Kept, State};
 use crate::status::{Status, server};
@@ -69,12 +70,17 @@ pub async fn run(
         watch.resume(kept.roster.revision, kept.confirmed_at.map(|at| at.0));
     }
     let units = config.units();
+    let records = state.records();
     let applier = Applier::new(config.renders.clone(), units.clone(), state, variables());
     let planner = Planner::new(policies(&config, &units));
     let (published, status) = watch::channel(Arc::new(Status::default()));
     let (keep, keeping) = watch::channel(None);
     let agent = Agent::new(&config, start, planner, kept, clock.clone(), keep);
     let mut tasks = JoinSet::new();
+    let (report, guard) = watch::channel(None);
+    if let Some(guard) = config.guard.clone() {
+        tasks.spawn(guard::watch(guard, records, guard::system_probe(), clock.clone(), report.clone()));
+    }
     if let Some(listener) = listener {
         tasks.spawn(server::serve(listener, status, clock));
     }
@@ -83,10 +89,10 @@ pub async fn run(
     tasks.spawn(follow(watch, Certificates::new(config.clone()), news, progress));
     let keeper = tokio::spawn(keep_rosters(applier.clone(), keeping));
     tracing::info!(id = %config.agent.id, fleet = %words(&target), renders = config.renders.len(), "agent runs");
-    Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied }
+    Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied, guard }
         .run(events, stop)
         .await;
-    tasks.abort_all();
+    tasks.shutdown().await; // what the disk guard does is broken off
     // The loop is over and its sender gone: the last roster is on its way to the disk.
     if timeout(STOP_TIME, keeper).await.is_err() {
         tracing::warn!("the last roster could not be kept in time");
@@ -198,6 +204,7 @@ struct Loop {
     running: HashMap<Id, usize>,
     published: watch::Sender<Arc<Status>>,
     applied: watch::Sender<Option<u64>>,
+    guard: watch::Receiver<Option<guard::Report>>,
 }
 
 impl Loop {
@@ -215,6 +222,9 @@ impl Loop {
                     None => break, // the watch ended, which it never does by itself
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.ended(done),
+                Ok(()) = self.guard.changed() => {
+                    self.agent.guarded(self.guard.borrow_and_update().clone());
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 () = &mut disk, if is_waiting_for_disk => {
                     is_waiting_for_disk = false;

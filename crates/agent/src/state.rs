@@ -4,6 +4,7 @@
 //! lock          held by the one agent that works here
 //! roster.rec    the last good roster and when it was confirmed
 //! reloaded.rec  the content of each output, as a hash, that its shipper was last reloaded with
+//! guard.rec     what the disk guard has given up, and what it is about to
 //! ```
 //!
 //! Invariants: a file is only ever replaced by a rename of a whole, synced one. A damaged one is put aside,
@@ -45,7 +46,7 @@ pub(crate) type Reloaded = BTreeMap<PathBuf, String>;
 /// The folder, and the proof that it is ours.
 #[derive(Debug)]
 pub(crate) struct State {
-    folder: PathBuf,
+    records: Records,
     _lock: File,
 }
 
@@ -66,31 +67,45 @@ impl State {
             }
             e => failed(e.into()),
         })?;
-        Ok(Self { folder: folder.into(), _lock: lock })
+        Ok(Self { records: Records { folder: folder.into() }, _lock: lock })
     }
 
     /// The last good roster, if it is one of this fleet.
     pub(crate) fn roster(&self, target: &Target) -> Option<Kept> {
-        let kept: Kept = self.read(ROSTER)?;
+        let kept: Kept = self.records.read(ROSTER)?;
         is_of(&kept, target).then_some(kept)
     }
 
     /// Keeps a roster.
     pub(crate) fn keep_roster(&self, kept: &Kept) -> Result<(), String> {
-        self.write(ROSTER, kept)
+        self.records.write(ROSTER, kept)
     }
 
     /// What was reloaded with what.
     pub(crate) fn reloaded(&self) -> Reloaded {
-        self.read(RELOADED).unwrap_or_default()
+        self.records.read(RELOADED).unwrap_or_default()
     }
 
     /// Keeps what was reloaded.
     pub(crate) fn keep_reloaded(&self, reloaded: &Reloaded) -> Result<(), String> {
-        self.write(RELOADED, reloaded)
+        self.records.write(RELOADED, reloaded)
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+    /// Records beside ours, for parts of the agent that keep their own while this one holds the lock.
+    pub(crate) fn records(&self) -> Records {
+        self.records.clone()
+    }
+}
+
+/// Files of a folder that this process has locked. Each has one writer.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// What was written; `None`: nothing, or it is damaged and was put aside.
+    pub(crate) fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let path = self.folder.join(name);
         match read(&path) {
             Ok(value) => value,
@@ -105,7 +120,8 @@ impl State {
         }
     }
 
-    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), String> {
+    /// Replaces a record by a whole, synced one.
+    pub(crate) fn write(&self, name: &str, value: &impl Serialize) -> Result<(), String> {
         let path = self.folder.join(name);
         let temporary = path.with_extension("tmp");
         let written = (|| {

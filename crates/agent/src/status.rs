@@ -12,6 +12,8 @@ use pikepole_api::time::Rfc3339;
 use pikepole_fleet::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use crate::guard::{DiskGuardStatus, DiskStatus, Given, Totals};
+
 /// All that the agent says about itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Status {
@@ -33,6 +35,9 @@ pub struct Status {
     pub history: Vec<JobStatus>,
     /// What is wrong now.
     pub trouble: Vec<TroubleStatus>,
+    /// The disk guard; `null`: there is none.
+    #[serde(default)]
+    pub disk_guard: Option<DiskGuardStatus>,
     /// What was counted since the start.
     pub counts: Counts,
 }

@@ -32,6 +32,14 @@ pub enum Kind {
     ShipperDown,
     /// The state folder cannot be written.
     StateFailed,
+    /// A disk will soon be full.
+    DiskFilling,
+    /// Less than `min_free` is free on a disk.
+    DiskLow,
+    /// The disk guard gave up logs.
+    LogsGivenUp,
+    /// The disk guard cannot do its work.
+    DiskGuardFailed,
 }
 
 impl Kind {
@@ -47,6 +55,10 @@ impl Kind {
             Self::ReloadFailed => "reload_failed",
             Self::ShipperDown => "shipper_down",
             Self::StateFailed => "state_failed",
+            Self::DiskFilling => "disk_filling",
+            Self::DiskLow => "disk_low",
+            Self::LogsGivenUp => "logs_given_up",
+            Self::DiskGuardFailed => "disk_guard_failed",
         }
     }
 }

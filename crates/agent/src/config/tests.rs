@@ -58,6 +58,13 @@ paths = []
 [spool]
 [collectors]
 [disk_guard]
+paths = ["/", "logs", "/var/log", "/var/log/kong"]
+min_free = "1.5GiB"
+policy = "delete"
+protect = ["audit/*", "x["]
+rotated = ["[", ""]
+every = "2h"
+setle = "1m"
 "#,
     );
     for name in [
@@ -76,7 +83,14 @@ paths = []
         "tail: not in this version",
         "spool: not in this version",
         "collectors: not in this version",
-        "disk_guard: not in this version",
+        "disk_guard.paths: each must be a whole path",
+        "disk_guard.paths: one of them is inside another",
+        "disk_guard.min_free: \"1.5GiB\" is not a size",
+        "disk_guard.policy: \"delete\" is not one of alert, compress_rotated",
+        "disk_guard.protect: a glob with / must be a whole path",
+        "disk_guard.rotated: must not be empty",
+        "disk_guard.every:",
+        "disk_guard.setle: unknown key (did you mean \"settle\"?)",
     ] {
         assert!(found.iter().any(|m| m.starts_with(name)), "{name} is missing in {found:#?}");
     }
@@ -128,5 +142,37 @@ fn the_examples_of_the_docs_are_configurations() {
         ["check", "reload", "alive", "alive_after", "spacing", "quiet", "timeout", "allow_empty", "mode"]
     {
         assert!(whole.contains(&format!("\n{key} = ")), "docs/agent.md does not tell of {key}");
+    }
+}
+
+#[test]
+fn a_disk_guard_only_tells_unless_it_is_asked_for_more() {
+    let text =
+        format!("{DIRECTORY}{RENDER}[disk_guard]\npaths = [\"/var/log/kong\"]\nmin_free = \"10GiB\"\n");
+    let guard = parse(&text).unwrap().guard.unwrap();
+    assert_eq!((guard.policy, guard.min_free), (Policy::Alert, 10 << 30));
+    assert_eq!((guard.every, guard.settle), (Duration::from_secs(5), Duration::from_secs(60)));
+    assert_eq!(guard.own, [PathBuf::from("/tmp/x.json"), "/var/lib/pikepole/agent".into()]);
+    assert!(parse(&format!("{DIRECTORY}{RENDER}")).unwrap().guard.is_none());
+    for name in ["access.log.1", "access.log.2.gz", "access.log-20261122", "error.log.old"] {
+        assert!(guard.rotated.matches(Path::new(name)) && !guard.live.matches(Path::new(name)), "{name}");
+    }
+    for name in ["access.log", "app-1.2.log", "data.db", "log.1"] {
+        assert!(!guard.rotated.matches(Path::new(name)), "{name}");
+    }
+}
+
+#[test]
+fn a_glob_is_about_the_name_or_about_the_whole_path() {
+    let text = format!(
+        "{DIRECTORY}{RENDER}[disk_guard]\npaths = [\"/l\"]\nmin_free = \"1GB\"\n\
+         protect = [\"audit*\", \"/l/keep/*\", \"**/legal\"]\n"
+    );
+    let protect = parse(&text).unwrap().guard.unwrap().protect;
+    for path in ["/l/audit.log", "/l/x/audit.log.1", "/l/keep/a", "/l/x/legal"] {
+        assert!(protect.matches(Path::new(path)), "{path}");
+    }
+    for path in ["/l/access.log", "/l/keep/a/b", "/l/x/keep/a"] {
+        assert!(!protect.matches(Path::new(path)), "{path}");
     }
 }

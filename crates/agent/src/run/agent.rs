@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{Config, Source};
+use crate::guard::Report;
 use crate::planner::{Finished, Planner, sendable};
 use crate::state::Kept;
 use crate::status::{Counts, JobStatus, RenderStatus, RosterStatus, Status, TroubleStatus};
@@ -44,6 +45,7 @@ pub(super) struct Agent {
     failures: usize,
     last_error: Option<ClientError>,
     book: Book,
+    guard: Option<Report>,
 }
 
 impl Agent {
@@ -89,6 +91,7 @@ impl Agent {
             failures: 0,
             last_error: None,
             book: Book::default(),
+            guard: None,
         }
     }
 
@@ -138,6 +141,11 @@ impl Agent {
         self.freshness = Freshness { confirmed_at: kept.confirmed_at.map(|at| at.0), stale: false };
         self.is_from_disk = true;
         self.take(Arc::new(kept.roster), now);
+    }
+
+    /// What the disk guard says.
+    pub(super) fn guarded(&mut self, report: Option<Report>) {
+        self.guard = report;
     }
 
     fn answered(&mut self, now: Instant) {
@@ -235,6 +243,7 @@ impl Agent {
             since: Rfc3339(t.since),
         });
         status.trouble = trouble.collect();
+        status.disk_guard = self.guard.as_ref().map(|report| report.status.clone());
         status
     }
 
@@ -263,6 +272,7 @@ impl Agent {
             let detail = "its source does not confirm it; the directory's alerts say why";
             troubles.push((Kind::RosterStale, roster.fleet.clone(), detail.into()));
         }
+        troubles.extend(self.guard.iter().flat_map(|report| report.troubles.iter().cloned()));
         troubles.extend(state_error.map(|error| (Kind::StateFailed, "state".to_string(), error)));
         troubles
     }

@@ -1,18 +1,19 @@
 //! The status as OpenMetrics, by the Prometheus project's own library.
 //!
-//! Invariant: labels are outputs and alert words only, so there are as many series as the configuration has
-//! files.
+//! Invariant: labels are outputs, folders and words of ours only, so there are as many series as the
+//! configuration has files and folders.
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Status;
+use super::{DiskGuardStatus, Status};
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<i64>>;
+type Counters = Family<Labels, Counter>;
 
 /// The text of `/metrics`.
 pub(super) fn text(status: &Status) -> Result<String, std::fmt::Error> {
@@ -61,7 +62,83 @@ pub(super) fn text(status: &Status) -> Result<String, std::fmt::Error> {
         }
     }
     r.register("render_revision", "Revision that a file's shipper uses", revisions);
+    if let Some(guard) = &status.disk_guard {
+        disk_guard(r, guard);
+    }
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+fn disk_guard(r: &mut Registry, guard: &DiskGuardStatus) {
+    let [free, total, full] = [(); 3].map(|()| Gauges::default());
+    let set = |gauges: &Gauges, path: &str, value: u64| {
+        let gauge = gauges.get_or_create(&vec![("path", path.to_string())]).clone();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    };
+    for disk in &guard.disks {
+        for path in &disk.paths {
+            set(&free, path, disk.free);
+            set(&total, path, disk.total);
+            if let Some(seconds) = disk.full_in_seconds {
+                set(&full, path, seconds);
+            }
+        }
+    }
+    r.register("disk_free_bytes", "Bytes that are free on the disk of a guarded folder", free);
+    r.register("disk_total_bytes", "Bytes of the disk of a guarded folder", total);
+    let help = "Seconds until the disk of a guarded folder is full; absent if it is not, within a month";
+    r.register("disk_full_in_seconds", help, full);
+    let [bytes, lines, files] = [(); 3].map(|()| Counters::default());
+    let add = |counters: &Counters, label: &'static str, value: &str, count: u64| {
+        counters.get_or_create(&vec![(label, value.to_string())]).inc_by(count);
+    };
+    for (policy, given) in guard.totals.by_policy() {
+        add(&bytes, "policy", policy, given.bytes);
+        add(&lines, "policy", policy, given.lines);
+    }
+    add(&files, "how", "compressed", guard.totals.compressed_files);
+    add(&files, "how", "deleted", guard.totals.deleted.files);
+    add(&files, "how", "truncated", guard.totals.truncated.files);
+    r.register("disk_given_up_bytes", "Bytes of logs that were given up", bytes);
+    r.register("disk_given_up_lines", "Lines of logs that were given up, some of them estimated", lines);
+    r.register("disk_guard_files", "Files that the disk guard worked on", files);
+    let errors = ConstCounter::new(guard.totals.errors);
+    r.register("disk_guard_errors", "What the disk guard could not do", errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DiskStatus, Given, Totals};
+    use super::*;
+
+    #[test]
+    fn what_is_given_up_is_a_counter_and_an_unknown_forecast_is_absent() {
+        let disk = |path: &str, full_in_seconds| DiskStatus {
+            paths: vec![path.into()],
+            free: 5,
+            total: 9,
+            full_in_seconds,
+            low: true,
+        };
+        let given = Given { files: 1, bytes: 64, lines: 3, estimated: 0 };
+        let guard = DiskGuardStatus {
+            disks: vec![disk("/a", Some(60)), disk("/b", None)],
+            totals: Totals { truncated: given, errors: 2, ..Totals::default() },
+            ..DiskGuardStatus::default()
+        };
+        let text = text(&Status { disk_guard: Some(guard), ..Status::default() }).unwrap();
+        for line in [
+            "disk_free_bytes{path=\"/b\"} 5",
+            "disk_full_in_seconds{path=\"/a\"} 60",
+            "disk_given_up_bytes_total{policy=\"truncate\"} 64",
+            "disk_given_up_lines_total{policy=\"truncate\"} 3",
+            "disk_given_up_bytes_total{policy=\"delete_oldest_rotated\"} 0",
+            "disk_guard_files_total{how=\"truncated\"} 1",
+            "disk_guard_errors_total 2",
+        ] {
+            assert!(text.contains(&format!("pikepole_agent_{line}\n")), "{line} is missing:\n{text}");
+        }
+        assert!(!text.contains("disk_full_in_seconds{path=\"/b\"}"), "{text}");
+    }
 }

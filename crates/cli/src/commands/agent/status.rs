@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pikepole_agent::status::Status;
+use pikepole_agent::status::{DiskGuardStatus, Status};
 use pikepole_api::client::fetch;
 use pikepole_api::time;
 
@@ -69,6 +69,9 @@ fn render(status: &Status) -> String {
         }
         text.push_str(&format!("\n{}", table.render(terminal_width())));
     }
+    if let Some(guard) = &status.disk_guard {
+        text.push_str(&disk_guard(guard, terminal_width()));
+    }
     if !status.trouble.is_empty() {
         let mut table = Table::new(&["trouble", "since", "with", "what"]);
         for t in &status.trouble {
@@ -77,4 +80,83 @@ fn render(status: &Status) -> String {
         text.push_str(&format!("\n{}", table.render(terminal_width())));
     }
     text
+}
+
+fn disk_guard(guard: &DiskGuardStatus, width: Option<usize>) -> String {
+    let mut table = Table::new(&["disk", "free", "of", "full in"]);
+    for disk in &guard.disks {
+        let low = if disk.low { " LOW" } else { "" };
+        table.row(vec![
+            disk.paths.join(" "),
+            format!("{}{low}", size(disk.free)),
+            size(disk.total),
+            disk.full_in_seconds.map_or_else(|| "-".into(), short),
+        ]);
+    }
+    let totals = &guard.totals;
+    let mut text = format!(
+        "\n{}disk guard: {} below {}; {} files compressed, {} saved\n",
+        table.render(width),
+        guard.policy,
+        size(guard.min_free),
+        totals.compressed_files,
+        size(totals.compressed_bytes),
+    );
+    for (policy, given) in totals.by_policy() {
+        if given.files > 0 {
+            let about = if given.estimated > 0 { "about " } else { "" };
+            let (files, bytes, lines) = (given.files, size(given.bytes), given.lines);
+            text.push_str(&format!("GIVEN UP by {policy}: {files} files, {bytes}, {about}{lines} lines\n"));
+        }
+    }
+    text
+}
+
+/// Bytes for people: `12.3 GiB`.
+fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, bits)| bytes >> bits > 0) {
+        Some((unit, bits)) => {
+            let tenths = (u128::from(bytes) * 10) >> bits;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pikepole_agent::status::{DiskStatus, Given, Totals};
+
+    use super::*;
+
+    #[test]
+    fn a_disk_is_shown_with_what_was_given_up() {
+        let disk = DiskStatus {
+            paths: vec!["/var/log/kong".into()],
+            free: 13_207_024_435,
+            total: 200 << 30,
+            full_in_seconds: Some(88),
+            low: true,
+        };
+        let deleted = Given { files: 2, bytes: 3 << 20, lines: 7, estimated: 1 };
+        let guard = DiskGuardStatus {
+            policy: "truncate".into(),
+            min_free: u64::MAX,
+            disks: vec![disk],
+            totals: Totals { deleted, ..Totals::default() },
+            ..DiskGuardStatus::default()
+        };
+        let text = disk_guard(&guard, Some(80));
+        for words in [
+            "12.3 GiB LOW",
+            "200.0 GiB",
+            "1m 28s",
+            "GIVEN UP by delete_oldest_rotated: 2 files, 3.0 MiB, about 7 lines",
+        ] {
+            assert!(text.contains(words), "{words}:\n{text}");
+        }
+        assert!(!text.contains("by truncate"), "{text}");
+        assert_eq!((size(0), size(1023), size(1024)), ("0 B".into(), "1023 B".into(), "1.0 KiB".into()));
+    }
 }

@@ -1,0 +1,110 @@
+//! What needs another file system, or another user: the test runs itself again in a mount namespace of its
+//! own, or as nobody. Without root there is neither; then what is injected elsewhere has to do.
+
+use super::*;
+use crate::guard::place::Failure;
+
+const INSIDE: &str = "PIKEPOLE_TEST_INSIDE";
+
+/// Runs the test of this name again, after `setup`, with a folder of its own; false: this is that run.
+fn run_inside(name: &str, setup: &str) -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        return Some(folder.into());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let folder = TempDir::new().unwrap();
+    let script = format!("set -e; cd \"$1\"; {setup}; shift; exec \"$@\"");
+    let test = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", &script, "sh"])
+        .arg(folder.path())
+        .arg(test)
+        .args(["--exact", &format!("guard::tests::disks::{name}"), "--nocapture"])
+        .env(INSIDE, folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    None
+}
+
+/// The world of a test that runs inside: its logs are where the file system is.
+fn world_in(logs: PathBuf) -> World {
+    World { logs, ..World::new() }
+}
+
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_compressing_keeps_the_original() {
+    let name = "a_disk_that_is_full_in_the_middle_of_compressing_keeps_the_original";
+    let Some(folder) = run_inside(name, "mount -t tmpfs -o size=1536k none .") else { return };
+    let world = world_in(folder);
+    let text: Vec<u8> = noise(1024).chunks(64).flat_map(|c| [c, &[b'x'; 32][..]].concat()).collect();
+    let text = text[..1200 * KB as usize].to_vec(); // takes two thirds when compressed: more than there is
+    world.file("access.log.1", 900, &text);
+    let worker = world.worker("compress_rotated", "", 0);
+    let result = compress::compress(&found(&world, &worker, "access.log.1"), u64::MAX, &|| true);
+    let Err(Failure::Io(error)) = result else { panic!("{result:?}") };
+    assert!(error.contains("No space left"), "{error}");
+    assert_eq!(
+        (world.names(), fs::read(world.logs.join("access.log.1")).unwrap()),
+        (vec!["access.log.1".into()], text)
+    );
+}
+
+#[test]
+fn a_real_disk_is_read_and_relieved_and_others_are_not_entered() {
+    let name = "a_real_disk_is_read_and_relieved_and_others_are_not_entered";
+    let setup =
+        "mount -t tmpfs -o size=8m none . && cd \"$PWD\"; mkdir other; mount -t tmpfs -o size=8m none other";
+    let Some(folder) = run_inside(name, setup) else { return };
+    let world = world_in(folder);
+    world.file("other/access.log.1", 9000, &noise(512));
+    for n in 1..=14 {
+        world.file(&format!("access.log.{n:02}"), 100 * n, &noise(512));
+    }
+    world.file("access.log", 0, &noise(700));
+    let mut worker = world.worker("delete_oldest_rotated", "", 0);
+    worker.probe = system_probe();
+    assert!(world.pass(&mut worker).errors.is_empty());
+    // 324 kB were free, 1.1 MiB shall be: two files.
+    assert_eq!(worker.ledger.totals().deleted.files, 2);
+    assert!(!world.logs.join("access.log.13").exists() && world.logs.join("access.log.12").exists());
+    assert!(world.logs.join("other/access.log.1").exists());
+    let space = system_probe()(&world.logs).unwrap();
+    assert!(space.free >= MIN_FREE && space.total == 8 << 20, "{space:?}");
+}
+
+#[test]
+fn a_disk_that_became_read_only_is_an_error_and_no_loss() {
+    let name = "a_disk_that_became_read_only_is_an_error_and_no_loss";
+    let setup = "mount -t tmpfs -o size=8m none . && cd \"$PWD\"; head -c 70000 /dev/zero > access.log.1; \
+                 touch -d @1700000000 access.log.1; mount -o remount,ro .";
+    let Some(folder) = run_inside(name, setup) else { return };
+    let world = world_in(folder);
+    for policy in ["delete_oldest_rotated", "compress_rotated"] {
+        let mut worker = world.worker(policy, "", 900 * KB);
+        let passed = world.pass(&mut worker);
+        assert!(!passed.has_done && passed.errors.iter().any(|e| e.contains("Read-only")), "{passed:?}");
+        let totals = worker.ledger.totals();
+        assert_eq!((totals.deleted, totals.compressed_files), (Given::default(), 0));
+        assert!(totals.errors > 0);
+    }
+    assert_eq!(world.names(), ["access.log.1"]);
+}
+
+#[test]
+fn what_is_not_permitted_is_an_error_and_no_loss() {
+    let name = "what_is_not_permitted_is_an_error_and_no_loss";
+    // A folder of root's, with a file that nobody may read but not delete.
+    let setup = "mkdir logs; head -c 70000 /dev/zero > logs/access.log.1; touch -d @1700000000 logs/access.log.1; \
+                 chmod 755 . logs; shift; set -- x setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+    let Some(folder) = run_inside(name, setup) else { return };
+    let world = world_in(folder.join("logs"));
+    let mut worker = world.worker("delete_oldest_rotated", "", 400 * KB);
+    let passed = world.pass(&mut worker);
+    assert!(!passed.has_done && passed.errors.iter().any(|e| e.contains("ermission denied")), "{passed:?}");
+    assert!(!passed.knows_writers, "nobody may not ask every process");
+    assert_eq!((worker.ledger.totals().deleted, world.names().len()), (Given::default(), 1));
+}
