@@ -129,6 +129,9 @@ mod tests {
         // What comes back after the odd one looks like a deletion; what counts is the same rate again.
         let with_odd = fed((0..20).map(odd)).until_full().unwrap().as_secs();
         assert_eq!(plain, with_odd);
+        // A file that is there for a moment, too small to look like a deletion when it is gone.
+        let brief = |n: u64| if n == 7 { (35, 92 * GB) } else { falling(n) };
+        assert_eq!(fed((0..20).map(brief)).until_full().unwrap().as_secs(), plain);
         let mut samples: Vec<_> = (0..20).map(falling).collect();
         samples.push((100, 150 * GB));
         assert!(!fed(samples).is_known());

@@ -101,6 +101,11 @@ impl Ledger {
         ledger
     }
 
+    #[cfg(test)]
+    pub(super) fn has_pending(&self) -> bool {
+        self.lock().kept.pending.is_some()
+    }
+
     pub(super) fn totals(&self) -> Totals {
         self.lock().kept.totals
     }

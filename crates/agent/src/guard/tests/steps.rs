@@ -205,6 +205,26 @@ fn a_file_that_vanished_was_replaced_or_has_grown_is_left_alone() {
 }
 
 #[test]
+fn a_live_file_that_was_replaced_or_got_a_second_name_is_not_emptied() {
+    let world = World::new();
+    let worker = world.worker("truncate", "", 0);
+    let now = Timestamp::from_millis(NOW);
+    for name in ["replaced.log", "linked.log"] {
+        let path = world.file(name, 0, &log(64));
+        let place = found(&world, &worker, name);
+        if name == "replaced.log" {
+            fs::rename(&path, world.logs.join("replaced.log.1")).unwrap();
+            fs::write(&path, log(32)).unwrap();
+        } else {
+            fs::hard_link(&path, world.logs.join("second")).unwrap();
+        }
+        assert!(matches!(give_up::truncate(&place, &worker.ledger, now), Err(Failure::Gone)), "{name}");
+        assert!(fs::metadata(&path).unwrap().len() > 0, "{name}");
+    }
+    assert_eq!(worker.ledger.totals(), Totals::default());
+}
+
+#[test]
 fn what_does_not_fit_or_is_stopped_leaves_the_original_alone() {
     let world = World::new();
     world.file("noise.log.1", 900, &noise(512));

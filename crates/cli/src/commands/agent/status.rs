@@ -134,7 +134,7 @@ mod tests {
     fn a_disk_is_shown_with_what_was_given_up() {
         let disk = DiskStatus {
             paths: vec!["/var/log/kong".into()],
-            free: 13_207_024_435,
+            free: (12 << 30) + (310 << 20),
             total: 200 << 30,
             full_in_seconds: Some(88),
             low: true,
@@ -142,7 +142,7 @@ mod tests {
         let deleted = Given { files: 2, bytes: 3 << 20, lines: 7, estimated: 1 };
         let guard = DiskGuardStatus {
             policy: "truncate".into(),
-            min_free: u64::MAX,
+            min_free: 20 << 30,
             disks: vec![disk],
             totals: Totals { deleted, ..Totals::default() },
             ..DiskGuardStatus::default()
