@@ -71,15 +71,17 @@ pub async fn serve(
     };
     let engine = Engine::open(setup).await;
     let feed = Feed::new(sns(&config, engine.clock())?);
-    let mut background = JoinSet::new();
     #[cfg(feature = "aws")]
     let (feed, pollers) = queues(&config, feed, engine.clock()).await?;
     let feed = Arc::new(feed);
     engine.alerts().watch_feed(&feed);
     #[cfg(feature = "aws")]
-    for poller in pollers {
-        background.spawn(poll(poller, Arc::clone(&engine), Arc::clone(&feed), shutdown.clone()));
-    }
+    let background = pollers
+        .into_iter()
+        .map(|poller| poll(poller, Arc::clone(&engine), Arc::clone(&feed), shutdown.clone()))
+        .collect();
+    #[cfg(not(feature = "aws"))]
+    let background = JoinSet::new();
     let app = App::with_feed(Arc::clone(&engine), &config.server, Limits::default(), feed);
     let tls = config.server.tls.clone();
     serve_with(engine, app, listener, tls, (trigger, shutdown), stop, background).await
@@ -98,6 +100,9 @@ fn sns(config: &Config, clock: &Clock) -> Result<Option<Sns>, RunError> {
 async fn queues(config: &Config, feed: Feed, clock: &Clock) -> Result<(Feed, Vec<SqsPoller>), RunError> {
     use crate::events::sqs::SqsSettings;
     let mut pollers = Vec::new();
+    if !config.events.sqs.is_empty() {
+        crate::source::aws::check_authorities().map_err(|e| RunError::Setup(format!("events.sqs: {e}")))?;
+    }
     for url in &config.events.sqs {
         let region = config.fleets.first().map(|fleet| fleet.region.clone());
         let region = region.expect("a configuration has a fleet");

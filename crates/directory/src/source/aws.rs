@@ -74,6 +74,15 @@ pub enum AwsSetupError {
     /// The endpoint is no URL.
     #[error("{0:?} is not an endpoint URL like http://127.0.0.1:5555")]
     Endpoint(String),
+    /// The system has no certificates of authorities, without which the SDK's client does not start.
+    #[error("this machine has no certificates of authorities to trust; install them (ca-certificates)")]
+    NoAuthorities,
+}
+
+/// Whether the SDK's client can be built: it panics on a machine without any authority.
+pub fn check_authorities() -> Result<(), AwsSetupError> {
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() { Err(AwsSetupError::NoAuthorities) } else { Ok(()) }
 }
 
 /// The groups of one account and region.
@@ -131,6 +140,7 @@ impl AwsSettings {
 impl AwsSource {
     /// Reads the SDK's environment and profiles. Calls nothing yet, and needs no credentials yet.
     pub async fn new(settings: AwsSettings) -> Result<Self, AwsSetupError> {
+        check_authorities()?;
         let (config, credentials) = setup::sdk(&settings).await;
         let endpoint = setup::ec2_endpoint(&settings.region, config.endpoint_url())?;
         let client = aws_sdk_autoscaling::Client::new(&config);
