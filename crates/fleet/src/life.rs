@@ -85,6 +85,11 @@ impl Life {
         self.waiting.iter().any(|w| w.done.is_none())
     }
 
+    /// Whether a lifecycle action waits, or agents have still to leave it.
+    pub fn is_under_way(&self) -> bool {
+        self.has_open() || (self.is_leaving() && self.moved_off.is_none())
+    }
+
     /// Whether somebody waits for its port.
     pub fn wants_probe(&self) -> bool {
         self.answered.is_none()

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use pikepole_fleet::drain::AgentSeen;
 use pikepole_fleet::{Revision, Timestamp};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::store::{AgentKey, KnownAgent};
@@ -66,7 +65,6 @@ struct Book {
 #[derive(Debug, Default)]
 pub struct Agents {
     book: Mutex<Book>,
-    moved: Notify,
     /// Held while the store is told: an older list must not come after a newer one.
     pub(super) telling: tokio::sync::Mutex<()>,
 }
@@ -100,11 +98,7 @@ impl Agents {
         });
         entry.open += 1;
         entry.last_seen = now;
-        let is_news = entry.told.is_none_or(|told| told != (applied, true)) || entry.applied != applied;
         entry.applied = applied;
-        if is_news {
-            self.moved.notify_one();
-        }
     }
 
     /// Its poll ended: answered, or given up.
@@ -115,11 +109,6 @@ impl Agents {
             entry.last_seen = now;
             entry.live_until = Instant::now() + LIVE;
         }
-    }
-
-    /// Waits until an agent came or moved. Cancel-safe.
-    pub async fn moved(&self) {
-        self.moved.notified().await;
     }
 
     /// All agents, and whether some found no place: then nothing can be called converged.
@@ -186,10 +175,7 @@ impl Agents {
     pub fn others_are(&self, others: Vec<KnownAgent>, as_of: Instant) {
         let mut book = self.book();
         book.others_as_of = Some(as_of);
-        if book.others != others {
-            book.others = others;
-            self.moved.notify_one();
-        }
+        book.others = others;
     }
 
     /// Forgets those that were long not seen, and says what the store does not know yet. What is returned
@@ -198,18 +184,8 @@ impl Agents {
         let now = Instant::now();
         let mut book = self.book();
         let book = &mut *book;
-        let Book { entries, by_address, forgotten, .. } = book;
-        entries.retain(|key, entry| {
-            let stays = entry.is_live(now) || now.duration_since(entry.live_until) < REMEMBERED;
-            if !stays {
-                forgotten.push(key.clone());
-                if let Some(count) = by_address.get_mut(&entry.address) {
-                    *count -= 1;
-                }
-            }
-            stays
-        });
-        by_address.retain(|_, count| *count > 0);
+        book.keep_only(|entry| entry.is_live(now) || now.duration_since(entry.live_until) < REMEMBERED);
+        let Book { entries, forgotten, .. } = book;
         let mut unwritten = Unwritten { put: Vec::new(), remove: std::mem::take(forgotten) };
         for (key, entry) in entries {
             let tell = Some((entry.applied, entry.is_live(now)));
@@ -263,9 +239,15 @@ impl Book {
             return true;
         }
         let now = Instant::now();
+        self.keep_only(|entry| entry.is_live(now));
+        !is_full(self)
+    }
+
+    /// Forgets all others, and remembers that the store has to.
+    fn keep_only(&mut self, stays: impl Fn(&Entry) -> bool) {
         let Self { entries, by_address, forgotten, .. } = self;
         entries.retain(|key, entry| {
-            let stays = entry.is_live(now);
+            let stays = stays(entry);
             if !stays {
                 forgotten.push(key.clone());
                 if let Some(count) = by_address.get_mut(&entry.address) {
@@ -274,7 +256,7 @@ impl Book {
             }
             stays
         });
-        !is_full(self)
+        by_address.retain(|_, count| *count > 0);
     }
 }
 

@@ -174,8 +174,7 @@ fn look(engine: &Arc<Engine>, calls: &mut JoinSet<()>) -> bool {
     let mut concerned = BTreeSet::new();
     for fleet in engine.fleets() {
         let state = fleet.state();
-        let concerns = |life: &Life| life.has_open() || (life.is_leaving() && life.moved_off.is_none());
-        let lives: Vec<_> = state.lives.iter().filter(|(_, life)| concerns(life)).collect();
+        let lives: Vec<_> = state.lives.iter().filter(|(_, life)| life.is_under_way()).collect();
         if lives.is_empty() {
             continue;
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use pikepole_fleet::{FleetName, Life};
+use pikepole_fleet::FleetName;
 use tokio::time::Instant;
 
 use super::agents::{COME_BACK, Unwritten};
@@ -74,8 +74,7 @@ impl Engine {
             let name = &fleet.config().name;
             let now = Instant::now();
             // Also once all seem to have moved off: until the hook is completed another agent may come.
-            let waits = |life: &Life| life.has_open() || (life.is_leaving() && life.moved_off.is_none());
-            let drains = fleet.state().lives.iter().any(|(_, life)| waits(life));
+            let drains = fleet.state().lives.iter().any(|(_, life)| life.is_under_way());
             let every = if drains { READ_DRAINING } else { READ_EVERY };
             let is_due = {
                 let mut others = replicas.others.lock().unwrap_or_else(PoisonError::into_inner);
