@@ -10,6 +10,7 @@ mod apply;
 mod clock;
 mod command;
 pub mod config;
+mod dead;
 mod frame;
 mod guard;
 mod once;

@@ -265,12 +265,18 @@ impl<'a> Section<'a> {
 
     /// A duration like `"30s"`; `seconds` is the allowed range.
     pub fn duration(&mut self, key: &str, seconds: RangeInclusive<u64>) -> Option<Duration> {
+        let (least, most) = (Duration::from_secs(*seconds.start()), Duration::from_secs(*seconds.end()));
+        self.duration_within(key, least..=most)
+    }
+
+    /// A duration like `"30s"` or `"20ms"` within a range.
+    pub fn duration_within(&mut self, key: &str, allowed: RangeInclusive<Duration>) -> Option<Duration> {
         let text = self.text(key)?;
-        let allowed = Duration::from_secs(*seconds.start())..=Duration::from_secs(*seconds.end());
         let duration = pikepole_api::time::parse_duration(&text).filter(|d| allowed.contains(d));
         if duration.is_none() {
-            let (least, most) = (seconds.start(), seconds.end());
-            self.not(key, &format!("a duration from {least}s to {most}s, like \"30s\""));
+            let [least, most] =
+                [allowed.start(), allowed.end()].map(|d| pikepole_api::time::format_duration(*d));
+            self.not(key, &format!("a duration from {least} to {most}, like \"{most}\""));
         }
         duration
     }
