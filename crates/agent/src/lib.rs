@@ -16,6 +16,7 @@ mod guard;
 mod once;
 mod output;
 pub mod planner;
+mod relay;
 mod run;
 mod state;
 pub mod status;

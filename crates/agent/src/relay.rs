@@ -1,0 +1,2 @@
+//! Lumberjack in, on a fixed local address.
+mod check;
