@@ -2,8 +2,10 @@
 //! found here, all of it at once, before anything is touched.
 
 mod guard;
+mod relay;
 mod render;
 mod size;
+mod spool;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,7 +16,9 @@ use pikepole_api::client::{Client, Target, TlsFiles};
 use pikepole_config::{ConfigError, Mistakes, Secret, Section};
 
 pub use guard::{Globs, GuardConfig, Policy};
+pub use relay::{RelayConfig, RelayTls};
 pub use render::{Command, RenderConfig, Source};
+pub use spool::SpoolConfig;
 
 /// Longest id, in bytes: what the directory takes.
 const MAX_ID: usize = 128;

@@ -19,17 +19,23 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pikepole_api::time::Rfc3339;
 use pikepole_fleet::Timestamp;
 use serde::Serialize;
+use tokio::time::sleep;
+
+use crate::clock::Clock;
 
 const NAME: &str = "dead-letters.ndjson";
 const OLDER: &str = "dead-letters.1.ndjson";
 /// Bytes after which a new file is begun: a thousand of the longest lines a shipper usually sends.
 const MAX_FILE: u64 = 64 << 20;
+/// Before a disk that refused is asked again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// One event that cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +126,22 @@ impl DeadLetters {
             self.shared.kept.fetch_add(letters.len() as u64, Ordering::Relaxed);
         }
         result
+    }
+
+    /// Keeps letters, however long that takes while the disk refuses; `false`: the agent stops.
+    pub(crate) async fn keep_at_last(&self, letters: Vec<Letter>, clock: &Clock) -> bool {
+        let letters = Arc::new(letters);
+        loop {
+            let (this, at, some) = (self.clone(), clock.now(), Arc::clone(&letters));
+            match tokio::task::spawn_blocking(move || this.keep(&some, at)).await {
+                Ok(Ok(())) => return true,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "dead letters cannot be kept; tried again");
+                    sleep(RETRY).await;
+                }
+                Err(_) => return false,
+            }
+        }
     }
 
     fn append(&self, open: &mut Option<Open>, text: &[u8]) -> io::Result<()> {
