@@ -7,12 +7,18 @@
 //!
 //! Invariant: nothing is acked before whoever receives has said that it is safe, and never out of order.
 
+#[cfg(feature = "tokio")]
+pub mod client;
 pub mod encode;
 mod frame;
 mod limits;
 mod receiver;
 mod refused;
 mod sender;
+#[cfg(feature = "tokio")]
+pub mod server;
+#[cfg(feature = "tokio")]
+mod tls;
 
 pub use frame::{Event, Pairs, Payload, Version};
 pub use limits::Limits;

@@ -293,6 +293,11 @@ impl Receiver {
         self.window.as_ref().map_or(0, Window::unit_bytes)
     }
 
+    /// Windows of the client that were complete, ever; empty ones are none.
+    pub fn windows(&self) -> u64 {
+        self.acks.windows()
+    }
+
     /// Whether nothing of a window was begun: where a graceful stop stops reading.
     pub fn is_at_boundary(&self) -> bool {
         self.window.is_none() && self.torn.is_empty()

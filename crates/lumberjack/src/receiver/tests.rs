@@ -177,7 +177,7 @@ fn what_breaks_the_protocol_is_refused() {
         ([w(2), c(&[w(2)])].concat(), Refused::PrematureWindow(2)),
         ([w(1), a.clone(), a.clone()].concat(), Refused::OutsideWindow(b'J')),
         ([w(1), c(&[a.clone(), a.clone()])].concat(), Refused::BeyondWindow),
-        ([w(1), c(&[c(&[a.clone()])])].concat(), Refused::Nested),
+        ([w(1), c(&[c(std::slice::from_ref(&a))])].concat(), Refused::Nested),
         ([w(1), v1_event].concat(), Refused::MixedVersions),
         ([w(1), c_of(Version::V1, b"")].concat(), Refused::MixedVersions),
         ([w(1), c_of(Version::V2, b"")].concat(), Refused::UnfinishedStream),

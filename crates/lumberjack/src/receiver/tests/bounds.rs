@@ -67,8 +67,10 @@ fn a_dense_window_is_refused_above_what_a_window_may_inflate_to() {
     assert_eq!(refused(&limits, &[w(1), c(&[j(1, &log)])].concat()), None, "a large one is streamed");
 }
 
-/// What a window of events becomes: the number, the count, the bytes and whether it is the last, of each unit.
-fn units(limits: &Limits, bytes: &[u8]) -> (Receiver, Vec<(u64, u32, u64, bool)>, Told) {
+/// Number, count, bytes, and whether it is the last of its window.
+type Part = (u64, u32, u64, bool);
+
+fn units(limits: &Limits, bytes: &[u8]) -> (Receiver, Vec<Part>, Told) {
     let (receiver, told) = cut(limits, &[bytes]).unwrap();
     let units = told.ends.iter().map(|e| (e.number, e.events, e.event_bytes, e.last)).collect();
     (receiver, units, told)
