@@ -243,9 +243,14 @@ impl Planner {
         }
         let Some(batch) = self.pool.by_number(number) else { return };
         match why {
-            Unsendable::Gone => self.totals.events_gone += self.pool.forget(batch.seq),
+            Unsendable::Gone => self.gone(batch.seq),
             Unsendable::Malformed(why) => self.bury(batch, true, why),
         }
+    }
+
+    /// The queue has a block no more.
+    pub(crate) fn gone(&mut self, seq: Seq) {
+        self.totals.events_gone += self.pool.forget(seq);
     }
 
     /// A dead letter is durable, or could not be kept.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// How a collector is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CollectorState {
+pub(crate) enum CollectorState {
     /// Connected, and may get something new.
     Live,
     /// A connection is being made.
@@ -23,80 +23,80 @@ pub enum CollectorState {
 
 /// One collector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CollectorStatus {
+pub(crate) struct CollectorStatus {
     /// The instance's id.
-    pub instance_id: String,
+    pub(crate) instance_id: String,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Its availability zone, if known.
-    pub zone: Option<String>,
+    pub(crate) zone: Option<String>,
     /// How it is doing.
-    pub state: CollectorState,
+    pub(crate) state: CollectorState,
     /// Connections that were made.
-    pub connects: u64,
+    pub(crate) connects: u64,
     /// Connections that ended or could not be made, by reason.
-    pub failures: BTreeMap<String, u64>,
+    pub(crate) failures: BTreeMap<String, u64>,
     /// Failures since the last acked window.
-    pub failures_in_a_row: u32,
+    pub(crate) failures_in_a_row: u32,
     /// The last failure, in words; `None` once a window was acked.
-    pub last_error: Option<String>,
+    pub(crate) last_error: Option<String>,
     /// Windows in flight.
-    pub windows_in_flight: u64,
+    pub(crate) windows_in_flight: u64,
     /// How many of those there may be.
-    pub windows_limit: u64,
+    pub(crate) windows_limit: u64,
     /// Bytes in flight.
-    pub bytes_in_flight: u64,
+    pub(crate) bytes_in_flight: u64,
     /// Ack latency, smoothed, in milliseconds.
-    pub ack_latency_ms: Option<f64>,
+    pub(crate) ack_latency_ms: Option<f64>,
     /// Windows that were sent.
-    pub windows_sent: u64,
+    pub(crate) windows_sent: u64,
     /// Windows that were acked.
-    pub windows_acked: u64,
+    pub(crate) windows_acked: u64,
     /// Events that were sent, again or not.
-    pub events_sent: u64,
+    pub(crate) events_sent: u64,
     /// Events that were acked.
-    pub events_acked: u64,
+    pub(crate) events_acked: u64,
     /// Bytes of blocks that were sent.
-    pub bytes_sent: u64,
+    pub(crate) bytes_sent: u64,
     /// Bytes of blocks that were acked.
-    pub bytes_acked: u64,
+    pub(crate) bytes_acked: u64,
     /// Events that had been sent before, here or elsewhere.
-    pub events_resent: u64,
+    pub(crate) events_resent: u64,
     /// Events that were given up because this collector, among others, closed on them.
-    pub events_dead_lettered: u64,
+    pub(crate) events_dead_lettered: u64,
 }
 
 /// The balancer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct BalanceStatus {
+pub(crate) struct BalanceStatus {
     /// `sending`, `no_roster`, `no_collector`: everything stays in the spool; `stopping`.
-    pub state: String,
+    pub(crate) state: String,
     /// The newest roster.
-    pub revision: Option<u64>,
+    pub(crate) revision: Option<u64>,
     /// The revision that is really used.
-    pub applied: Option<u64>,
+    pub(crate) applied: Option<u64>,
     /// Blocks that were delivered.
-    pub blocks_done: u64,
+    pub(crate) blocks_done: u64,
     /// Events that were sent, again or not.
-    pub events_sent: u64,
+    pub(crate) events_sent: u64,
     /// Bytes of blocks that were sent.
-    pub bytes_sent: u64,
+    pub(crate) bytes_sent: u64,
     /// Events that were acked.
-    pub events_acked: u64,
+    pub(crate) events_acked: u64,
     /// Bytes of blocks that were acked.
-    pub bytes_acked: u64,
+    pub(crate) bytes_acked: u64,
     /// Events that had been sent before.
-    pub events_resent: u64,
+    pub(crate) events_resent: u64,
     /// Events that were given up, each of them kept as a dead letter.
-    pub events_dead_lettered: u64,
+    pub(crate) events_dead_lettered: u64,
     /// Attempts to keep a dead letter that failed.
-    pub dead_letters_failed: u64,
+    pub(crate) dead_letters_failed: u64,
     /// Events that were gone from the spool before they could be sent.
-    pub events_gone: u64,
+    pub(crate) events_gone: u64,
     /// Batches that wait to be sent alone.
-    pub suspects: u64,
+    pub(crate) suspects: u64,
     /// Bytes of blocks in flight.
-    pub bytes_in_flight: u64,
+    pub(crate) bytes_in_flight: u64,
     /// The collectors, by instance id.
-    pub collectors: Vec<CollectorStatus>,
+    pub(crate) collectors: Vec<CollectorStatus>,
 }

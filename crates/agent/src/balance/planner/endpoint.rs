@@ -101,7 +101,7 @@ pub(crate) enum Path {
     Clear,
     /// Data is not acknowledged; the host was heard so long ago.
     Data(Duration),
-    /// Only a probe (keep-alive, closed window) is not acknowledged; the host was heard so long ago.
+    /// Only probes (keep-alive, closed window), two at least, are not answered; the host was heard so long ago.
     Probe(Duration),
 }
 
@@ -129,7 +129,7 @@ pub(super) struct Up {
     heard: Instant,
     /// The last completed window, or when something was in flight again.
     progressed: Instant,
-    owing: Option<(Instant, Path)>,
+    owing: Option<Instant>,
     probe_at: Instant,
 }
 
@@ -198,15 +198,16 @@ impl Up {
         due
     }
 
-    /// The kernel answered. Something is owed since it was first seen, unless the host was heard later.
+    /// The kernel answered. Data is owed since that was first seen, unless the host was heard later: it may
+    /// have been idle before. Probes are sent because nothing was heard, so it is owed since then.
     pub(super) fn probed(&mut self, path: Path, now: Instant) {
         self.owing = match path {
             Path::Clear => None,
-            Path::Data(ago) | Path::Probe(ago) => {
+            Path::Data(ago) => {
                 let heard = now.checked_sub(ago).unwrap_or(now);
-                let first = self.owing.map_or(now, |(since, _)| since.max(heard));
-                Some((first, path))
+                Some(self.owing.map_or(now, |since| since.max(heard)))
             }
+            Path::Probe(ago) => now.checked_sub(ago).or(Some(now)),
         };
     }
 
@@ -217,11 +218,7 @@ impl Up {
         }
         let silence = (self.heard + policy.silence, Why::Silence);
         let progress = (self.progressed + policy.progress, Why::Progress);
-        let deaf = self.owing.map(|(since, path)| match path {
-            // A probe goes out a second after the host was heard last: the clock runs from then on.
-            Path::Probe(_) => (since + policy.user_timeout / 2, Why::NoTcpAck),
-            Path::Data(_) | Path::Clear => (since + policy.user_timeout, Why::NoTcpAck),
-        });
+        let deaf = self.owing.map(|since| (since + policy.user_timeout, Why::NoTcpAck));
         [Some(silence), Some(progress), deaf].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 

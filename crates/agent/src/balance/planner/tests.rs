@@ -166,7 +166,7 @@ fn the_time_limits_are_met_exactly() {
     let answers = |since: Duration| Path::Data(ms(since.as_millis() as u64 % 1_500));
     assert_eq!(closed_after(&mut planner, now, conn, answers), secs(10), "the host answers");
     let (mut planner, now, conn, _) = one_window();
-    let probe = |since: Duration| if since < secs(1) { Path::Clear } else { Path::Probe(since) };
+    let probe = |since: Duration| if since < secs(2) { Path::Clear } else { Path::Probe(since) };
     let left = closed_after(&mut planner, now, conn, probe);
     assert!(left >= secs(2) && left <= ms(2_250), "all was acknowledged, then the host vanished: {left:?}");
 }
