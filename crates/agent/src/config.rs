@@ -1,6 +1,7 @@
 //! `agent.toml`, made into what is meant. [`Config`] cannot be invalid: everything that can be wrong is
 //! found here, all of it at once, before anything is touched.
 
+mod collectors;
 mod guard;
 mod relay;
 mod render;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use pikepole_api::client::{Client, Target, TlsFiles};
 use pikepole_config::{ConfigError, Mistakes, Secret, Section};
 
+pub use collectors::{CollectorsConfig, CollectorsTls, Order};
 pub use guard::{Globs, GuardConfig, Policy};
 pub use relay::{RelayConfig, RelayTls};
 pub use render::{Command, RenderConfig, Source};

@@ -40,6 +40,12 @@ pub enum Kind {
     LogsGivenUp,
     /// The disk guard cannot do its work.
     DiskGuardFailed,
+    /// No collector is connected.
+    NoCollector,
+    /// One collector fails again and again.
+    CollectorFailing,
+    /// Events that no collector takes were given up.
+    EventsDeadLettered,
 }
 
 impl Kind {
@@ -59,6 +65,9 @@ impl Kind {
             Self::DiskLow => "disk_low",
             Self::LogsGivenUp => "logs_given_up",
             Self::DiskGuardFailed => "disk_guard_failed",
+            Self::NoCollector => "no_collector",
+            Self::CollectorFailing => "collector_failing",
+            Self::EventsDeadLettered => "events_dead_lettered",
         }
     }
 }

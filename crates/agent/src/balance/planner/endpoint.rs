@@ -1,0 +1,315 @@
+//! One collector: its connection, what is in flight there, its time limits, its counters.
+//!
+//! Not the choice among collectors.
+//!
+//! Invariant: each time limit runs only while something is in flight, and from a moment at which the
+//! collector could have answered.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Policy;
+use super::batch::Batch;
+use super::pace::{Latency, Limit};
+
+/// Between two looks at what the kernel knows of a connection with something in flight.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+
+/// Who a collector is. A restart keeps it; a recycled address with another instance does not.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    /// The instance's id.
+    pub(crate) instance: String,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Why {
+    /// Nobody listens.
+    Refused,
+    /// No connection within `connect_timeout`.
+    ConnectTimeout,
+    /// No way there.
+    Unreachable,
+    /// Certificates or the handshake.
+    Tls,
+    /// The collector ended the connection in order.
+    Closed,
+    /// The collector broke the connection off.
+    Reset,
+    /// Its host does not acknowledge TCP: `user_timeout`, or the kernel says so.
+    NoTcpAck,
+    /// It sends no ack frame at all: `silence`.
+    Silence,
+    /// It keeps alive and completes nothing: `progress`.
+    Progress,
+    /// It is gone from the roster, and its acks did not come within `progress`.
+    Gone,
+    /// An ack that makes no sense.
+    BadAck,
+    /// Anything else.
+    Io,
+}
+
+impl Why {
+    /// The word people route on.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::NoTcpAck => "no_tcp_ack",
+            Self::Silence => "silence",
+            Self::Progress => "progress",
+            Self::Gone => "gone",
+            Self::BadAck => "bad_ack",
+            Self::Io => "io",
+        }
+    }
+
+    /// The collector itself closed: perhaps on what it was sent.
+    pub(super) const fn casts_suspicion(self) -> bool {
+        matches!(self, Self::Closed | Self::Reset)
+    }
+
+    /// What an error of a socket means.
+    pub(crate) fn of(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as K;
+        match error.kind() {
+            K::ConnectionRefused => Self::Refused,
+            K::HostUnreachable | K::NetworkUnreachable | K::AddrNotAvailable => Self::Unreachable,
+            K::TimedOut => Self::NoTcpAck,
+            K::UnexpectedEof => Self::Closed,
+            K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe | K::NotConnected => Self::Reset,
+            _ => Self::Io,
+        }
+    }
+}
+
+/// What the kernel knows of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// Everything that was sent is acknowledged, or nobody can tell.
+    Clear,
+    /// Data is not acknowledged; the host was heard so long ago.
+    Data(Duration),
+    /// Only probes (keep-alive, closed window), two at least, are not answered; the host was heard so long ago.
+    Probe(Duration),
+}
+
+/// One window on its way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) number: u64,
+    pub(super) batch: Batch,
+    pub(super) bytes: u64,
+    pub(super) sent: Instant,
+    pub(super) alone: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) conn: u64,
+    pub(super) since: Instant,
+    pub(super) flight: VecDeque<Flight>,
+    pub(super) bytes: u64,
+    pub(super) limit: Limit,
+    /// Windows that were acked.
+    pub(super) windows: u64,
+    /// The last ack frame, or when something was in flight again.
+    heard: Instant,
+    /// The last completed window, or when something was in flight again.
+    progressed: Instant,
+    owing: Option<Instant>,
+    probe_at: Instant,
+}
+
+impl Up {
+    pub(super) fn new(conn: u64, now: Instant) -> Self {
+        Self {
+            conn,
+            since: now,
+            flight: VecDeque::new(),
+            bytes: 0,
+            limit: Limit::default(),
+            windows: 0,
+            heard: now,
+            progressed: now,
+            owing: None,
+            probe_at: now,
+        }
+    }
+
+    /// Room for one more, as far as windows go.
+    pub(super) fn has_room(&self) -> bool {
+        self.flight.len() < self.limit.get() && !self.flight.front().is_some_and(|flight| flight.alone)
+    }
+
+    pub(super) fn sent(&mut self, flight: Flight) {
+        if self.flight.is_empty() {
+            (self.heard, self.progressed) = (flight.sent, flight.sent);
+            self.probe_at = flight.sent + PROBE_EVERY;
+        }
+        self.bytes += flight.bytes;
+        self.flight.push_back(flight);
+        self.limit.sent(self.flight.len());
+    }
+
+    /// The window was written whole: from now on the host owes an acknowledgement.
+    pub(super) const fn written(&mut self, now: Instant) {
+        self.probe_at = now;
+    }
+
+    pub(super) const fn frame(&mut self, now: Instant) {
+        self.heard = now;
+        self.owing = None;
+    }
+
+    /// Takes a window out; it was acked, or never written.
+    pub(super) fn take(&mut self, number: u64) -> Option<Flight> {
+        let place = self.flight.iter().position(|flight| flight.number == number)?;
+        let flight = self.flight.remove(place)?;
+        self.bytes -= flight.bytes;
+        Some(flight)
+    }
+
+    /// A window is complete.
+    pub(super) const fn completed(&mut self, now: Instant) {
+        self.frame(now);
+        self.progressed = now;
+        self.windows += 1;
+    }
+
+    /// Whether the kernel should be asked now; once per time.
+    pub(super) fn probe(&mut self, now: Instant) -> bool {
+        let due = !self.flight.is_empty() && self.probe_at <= now;
+        if due {
+            self.probe_at = now + PROBE_EVERY;
+        }
+        due
+    }
+
+    /// The kernel answered. Data is owed since that was first seen, unless the host was heard later: it may
+    /// have been idle before. Probes are sent because nothing was heard, so it is owed since then.
+    pub(super) fn probed(&mut self, path: Path, now: Instant) {
+        self.owing = match path {
+            Path::Clear => None,
+            Path::Data(ago) => {
+                let heard = now.checked_sub(ago).unwrap_or(now);
+                Some(self.owing.map_or(now, |since| since.max(heard)))
+            }
+            Path::Probe(ago) => now.checked_sub(ago).or(Some(now)),
+        };
+    }
+
+    /// When the connection is left, and why, if nothing is heard until then.
+    pub(super) fn deadline(&self, policy: &Policy) -> Option<(Instant, Why)> {
+        if self.flight.is_empty() {
+            return None;
+        }
+        let silence = (self.heard + policy.silence, Why::Silence);
+        let progress = (self.progressed + policy.progress, Why::Progress);
+        let deaf = self.owing.map(|since| (since + policy.user_timeout, Why::NoTcpAck));
+        [Some(silence), Some(progress), deaf].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    pub(super) fn next_wake(&self, policy: &Policy) -> Option<Instant> {
+        let (deadline, _) = self.deadline(policy)?;
+        Some(deadline.min(self.probe_at))
+    }
+}
+
+/// The link to a collector.
+#[derive(Debug)]
+pub(super) enum Link {
+    Down,
+    Connecting { conn: u64, since: Instant },
+    Up(Box<Up>),
+}
+
+/// What was counted at one collector.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Counts {
+    pub(super) connects: u64,
+    pub(super) failures: BTreeMap<&'static str, u64>,
+    pub(super) windows_sent: u64,
+    pub(super) windows_acked: u64,
+    pub(super) events_sent: u64,
+    pub(super) events_acked: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) bytes_acked: u64,
+    pub(super) events_resent: u64,
+    pub(super) events_dead_lettered: u64,
+}
+
+/// One collector.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) zone: Option<String>,
+    /// Something new may be sent to it.
+    pub(super) wanted: bool,
+    /// When it vanished from the roster.
+    pub(super) gone: Option<Instant>,
+    pub(super) link: Link,
+    pub(super) failures: u32,
+    pub(super) failed: Option<Instant>,
+    pub(super) retry: Instant,
+    pub(super) last_up: Option<Instant>,
+    pub(super) latency: Latency,
+    pub(super) counts: Counts,
+    pub(super) last_error: Option<String>,
+}
+
+impl Endpoint {
+    pub(super) fn new(zone: Option<String>, now: Instant) -> Self {
+        Self {
+            zone,
+            wanted: true,
+            gone: None,
+            link: Link::Down,
+            failures: 0,
+            failed: None,
+            retry: now,
+            last_up: None,
+            latency: Latency::default(),
+            counts: Counts::default(),
+            last_error: None,
+        }
+    }
+
+    pub(super) const fn up(&self) -> Option<&Up> {
+        match &self.link {
+            Link::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn up_mut(&mut self) -> Option<&mut Up> {
+        match &mut self.link {
+            Link::Up(up) => Some(up),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn conn(&self) -> Option<u64> {
+        match &self.link {
+            Link::Down => None,
+            Link::Connecting { conn, .. } => Some(*conn),
+            Link::Up(up) => Some(up.conn),
+        }
+    }
+
+    /// Whether something unacked is there.
+    pub(super) fn is_busy(&self) -> bool {
+        self.up().is_some_and(|up| !up.flight.is_empty())
+    }
+}

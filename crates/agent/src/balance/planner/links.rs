@@ -1,0 +1,219 @@
+//! Connections: whom to connect to and when, when one is left, and what becomes of what was in flight.
+//!
+//! Invariant: what was in flight on a connection that ended is ready again in the same moment.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pikepole_api::v1;
+use tokio::time::Instant;
+
+use super::batch::{Place, Strike, Suspicion};
+use super::endpoint::{Endpoint, Flight, Key, Link, Up, Why};
+use super::{Action, Known, Planner, ROSTERS, pace};
+
+/// While no collector is connected, none is left alone for longer than this.
+const LONGEST_ALONE: Duration = Duration::from_secs(3);
+/// A connection that ends in order after this time, with nothing in flight, is no failure.
+const CALM: Duration = Duration::from_secs(10);
+/// Collectors of one fleet. More are not connected to; the roster's order decides.
+const MOST_COLLECTORS: usize = 1024;
+
+impl Planner {
+    /// Another roster is to be used.
+    pub(crate) fn roster(&mut self, roster: &v1::Roster, now: Instant) {
+        let best = roster.members.iter().map(|m| pikepole_fleet::MemberState::from(m.state)).min();
+        let mut sendable = BTreeSet::new();
+        let mut present = BTreeSet::new();
+        for member in &roster.members {
+            let key = Arc::new(Key { instance: member.instance_id.clone(), address: member.address });
+            let is_best = Some(pikepole_fleet::MemberState::from(member.state)) == best;
+            if is_best && sendable.len() < MOST_COLLECTORS {
+                let endpoint = self.endpoints.entry(key.clone());
+                endpoint.or_insert_with(|| Endpoint::new(None, now)).zone.clone_from(&member.zone);
+                sendable.insert(key.clone());
+            }
+            present.insert(key);
+        }
+        for (key, endpoint) in &mut self.endpoints {
+            endpoint.wanted = sendable.contains(key);
+            endpoint.gone = if present.contains(key) { None } else { endpoint.gone.or(Some(now)) };
+        }
+        if self.rosters.len() == ROSTERS {
+            self.rosters.pop_front();
+        }
+        self.rosters.push_back(Known { revision: roster.revision, sendable });
+    }
+
+    /// A connection stands.
+    pub(crate) fn connected(&mut self, conn: u64, now: Instant) {
+        let Some(key) = self.conns.get(&conn) else { return };
+        let Some(endpoint) = self.endpoints.get_mut(key) else { return };
+        if matches!(endpoint.link, Link::Connecting { .. }) {
+            endpoint.link = Link::Up(Box::new(Up::new(conn, now)));
+            endpoint.last_up = Some(now);
+            endpoint.counts.connects += 1;
+        }
+    }
+
+    /// A connection ended, or could not be made.
+    pub(crate) fn closed(&mut self, conn: u64, why: Why, detail: &str, now: Instant) {
+        if let Some(key) = self.conns.get(&conn).cloned() {
+            self.drop_link(&key, why, detail, now);
+        }
+    }
+
+    /// Leaves those whose time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let mut over = Vec::new();
+        for (key, endpoint) in &mut self.endpoints {
+            if let Some(up) = endpoint.up_mut()
+                && up.probe(now)
+            {
+                self.actions.push(Action::Probe { conn: up.conn });
+            }
+            if let Some((at, why)) = limit(endpoint, &self.policy)
+                && at <= now
+            {
+                over.push((key.clone(), why, endpoint.conn()));
+            }
+        }
+        for (key, why, conn) in over {
+            self.actions.extend(conn.map(|conn| Action::Close { conn }));
+            self.drop_link(&key, why, "left by a time limit", now);
+        }
+    }
+
+    /// Ends connections to those that are not sendable any more, as soon as nothing is left there.
+    pub(super) fn leave(&mut self) {
+        for endpoint in self.endpoints.values_mut().filter(|e| !e.wanted && !e.is_busy()) {
+            if let Some(conn) = endpoint.conn() {
+                self.conns.remove(&conn);
+                self.actions.push(Action::Close { conn });
+                endpoint.link = Link::Down;
+            }
+        }
+        self.endpoints.retain(|_, endpoint| endpoint.wanted || endpoint.conn().is_some());
+    }
+
+    pub(super) fn connect(&mut self, now: Instant) {
+        if self.is_stopping {
+            return;
+        }
+        let is_alone = self.ups().next().is_none();
+        for (key, endpoint) in &mut self.endpoints {
+            if endpoint.wanted && matches!(endpoint.link, Link::Down) && retry(endpoint, is_alone) <= now {
+                self.next_conn += 1;
+                let conn = self.next_conn;
+                endpoint.link = Link::Connecting { conn, since: now };
+                self.conns.insert(conn, key.clone());
+                self.actions.push(Action::Connect { conn, to: key.clone() });
+            }
+        }
+    }
+
+    pub(super) fn link_wake(&self, endpoint: &Endpoint) -> Option<Instant> {
+        let limit = limit(endpoint, &self.policy).map(|(at, _)| at);
+        let next = match &endpoint.link {
+            Link::Down if endpoint.wanted && !self.is_stopping => {
+                Some(retry(endpoint, self.ups().next().is_none()))
+            }
+            Link::Up(up) => up.next_wake(&self.policy),
+            _ => None,
+        };
+        limit.into_iter().chain(next).min()
+    }
+
+    fn drop_link(&mut self, key: &Arc<Key>, why: Why, detail: &str, now: Instant) {
+        let Some(endpoint) = self.endpoints.get_mut(key) else { return };
+        let link = std::mem::replace(&mut endpoint.link, Link::Down);
+        let (conn, flights) = match link {
+            Link::Down => return,
+            Link::Connecting { conn, .. } => {
+                endpoint.failures = endpoint.failures.saturating_add(1);
+                (conn, None)
+            }
+            Link::Up(up) => {
+                endpoint.last_up = Some(now);
+                let was_useful = up.windows > 0 || now.saturating_duration_since(up.since) >= CALM;
+                let is_calm = why == Why::Closed && up.flight.is_empty() && was_useful;
+                endpoint.failures = if is_calm { 0 } else { endpoint.failures.saturating_add(1) };
+                (up.conn, Some((up.flight, up.windows > 0)))
+            }
+        };
+        self.conns.remove(&conn);
+        *endpoint.counts.failures.entry(why.as_str()).or_default() += 1;
+        if endpoint.failures > 0 {
+            endpoint.last_error = Some(clean(why, detail));
+        }
+        endpoint.failed = Some(now);
+        let wait = pace::backoff(endpoint.failures, self.dice.f64());
+        let is_suspicious = endpoint.wanted && why.casts_suspicion();
+        // When all come back together, none is waited for long.
+        let is_alone = !self.endpoints.values().any(|endpoint| endpoint.wanted && endpoint.up().is_some());
+        if let Some(endpoint) = self.endpoints.get_mut(key) {
+            endpoint.retry = now + if is_alone { wait.min(LONGEST_ALONE) } else { wait };
+        }
+        match flights {
+            None => self.absolve(key),
+            Some((flights, proven)) => {
+                for flight in flights {
+                    self.bring_back(&flight, conn, is_suspicious.then_some(proven), key, now);
+                }
+            }
+        }
+    }
+
+    /// `suspicious`: the collector closed by itself; whether it had acked anything else.
+    fn bring_back(
+        &mut self,
+        flight: &Flight,
+        conn: u64,
+        suspicious: Option<bool>,
+        by: &Arc<Key>,
+        now: Instant,
+    ) {
+        // It may have been acked at another place, or be in flight there by now.
+        if self.pool.get(flight.batch).is_none_or(|work| work.place != Place::Flying(conn)) {
+            return;
+        }
+        self.pool.change(flight.batch, |work| {
+            work.place = Place::Ready;
+            work.again = true;
+            let Some(proven) = suspicious else { return };
+            let suspicion = work.suspicion.get_or_insert_with(|| Suspicion::new(now));
+            suspicion.avoid.insert(by.clone());
+            if flight.alone {
+                suspicion.strike(Strike { by: by.clone(), at: now, proven, confirmed: false });
+                suspicion.not_before = now + super::suspects::PAUSE;
+            }
+        });
+    }
+}
+
+/// When a link is left if nothing happens, and why.
+fn limit(endpoint: &Endpoint, policy: &super::Policy) -> Option<(Instant, Why)> {
+    let own = match &endpoint.link {
+        Link::Down => None,
+        Link::Connecting { since, .. } => Some((*since + policy.connect_timeout, Why::ConnectTimeout)),
+        Link::Up(up) => up.deadline(policy),
+    };
+    let gone =
+        endpoint.gone.filter(|_| endpoint.conn().is_some()).map(|at| (at + policy.progress, Why::Gone));
+    own.into_iter().chain(gone).min_by_key(|(at, _)| *at)
+}
+
+/// When to connect again. While nobody is connected, nobody is left alone for long.
+fn retry(endpoint: &Endpoint, is_alone: bool) -> Instant {
+    match endpoint.failed {
+        Some(failed) if is_alone => endpoint.retry.min(failed + LONGEST_ALONE),
+        _ => endpoint.retry,
+    }
+}
+
+/// What is shown of an error: short, and one line.
+fn clean(why: Why, detail: &str) -> String {
+    let detail: String = detail.chars().filter(|c| !c.is_control()).take(200).collect();
+    format!("{}: {detail}", why.as_str())
+}
