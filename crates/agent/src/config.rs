@@ -4,6 +4,8 @@
 mod guard;
 mod render;
 mod size;
+#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not carry logs itself yet"))]
+mod tail;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use pikepole_config::{ConfigError, Mistakes, Secret, Section};
 
 pub use guard::{Globs, GuardConfig, Policy};
 pub use render::{Command, RenderConfig, Source};
+pub use tail::{Part, Pattern, Start, TailConfig};
 
 /// Longest id, in bytes: what the directory takes.
 const MAX_ID: usize = 128;
