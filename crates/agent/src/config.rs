@@ -6,7 +6,9 @@ mod guard;
 mod relay;
 mod render;
 mod size;
+#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not carry logs itself yet"))]
 mod spool;
+mod tail;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ pub use guard::{Globs, GuardConfig, Policy};
 pub use relay::{RelayConfig, RelayTls};
 pub use render::{Command, RenderConfig, Source};
 pub use spool::SpoolConfig;
+pub use tail::{Part, Pattern, Start, TailConfig};
 
 /// Longest id, in bytes: what the directory takes.
 const MAX_ID: usize = 128;

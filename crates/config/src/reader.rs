@@ -219,6 +219,13 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A table of texts, under names that are not ours to know; absent is empty.
+    pub fn labels(&mut self, key: &str) -> BTreeMap<String, String> {
+        let Some(mut section) = self.optional_section(key) else { return BTreeMap::new() };
+        let names: Vec<String> = section.table.keys().cloned().collect();
+        names.into_iter().filter_map(|name| Some((name.clone(), section.text(&name)?))).collect()
+    }
+
     /// `true` or `false`; absent is `false`.
     pub fn flag(&mut self, key: &str) -> bool {
         self.flag_or(key, false)

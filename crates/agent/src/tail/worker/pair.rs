@@ -1,0 +1,232 @@
+//! Files that nobody knows, paired with generations that have lost theirs; the rest is new.
+//!
+//! Not a judgement of one pair: that is in `identity.rs`.
+//!
+//! Invariant: two files that stand side by side are two, but for a copy, which waits until what it was made
+//! of is truncated or gone, or until it has waited so long that it is taken for a log of its own.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use tokio::time::Instant;
+
+use super::super::file::Filled;
+use super::super::file::Source;
+use super::super::identity::{Beginning, Candidate, Look, Lost, PREFIX, Position, Tail, Verdict, judge};
+use super::super::list::{self, Found, Listing};
+use super::Worker;
+use super::find::Held;
+use crate::config::Start;
+
+/// What is read to find the last line's end.
+const LOOK_BACK: usize = 64 * 1024;
+
+impl Worker {
+    /// Finds out what the files are that no generation knows.
+    pub(super) fn pair(&mut self, listing: &Listing, unclaimed: &[usize], now: Instant) {
+        let mut candidates: Vec<(usize, &Found)> =
+            unclaimed.iter().filter_map(|index| Some((*index, listing.files.get(*index)?))).collect();
+        // What was rotated is older than what is written, and so is what was written earlier.
+        candidates.sort_by_key(|(_, found)| (found.is_in_paths, found.stat.modified));
+        let inodes: BTreeSet<_> = candidates.iter().map(|(_, f)| (f.stat.id.dev, f.stat.id.ino)).collect();
+        self.held.retain(|inode, _| inodes.contains(inode));
+        let mut open: Vec<(&Found, Source)> = Vec::new();
+        for (_, found) in candidates {
+            // An empty one is nothing yet, unless it is a log.
+            if found.stat.size == 0 && !found.is_in_paths {
+                continue;
+            }
+            match Source::open(found.path(), found.stat.id, found.is_gz) {
+                Ok(source) => open.push((found, source)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.scan_asked = true,
+                Err(error) => self.failed(found.section, found.path().into(), &error),
+            }
+        }
+        self.adopt_all(&mut open, now);
+        for (found, mut source) in open {
+            if !self.has_started {
+                self.first_seen(found, &mut source, now);
+            } else if !self.is_held(found, &mut source, now) {
+                self.new_file(found, now);
+            }
+        }
+    }
+
+    /// Gives files to generations that have lost theirs, the best pair first.
+    fn adopt_all(&mut self, open: &mut Vec<(&Found, Source)>, now: Instant) {
+        let lost: Vec<_> = {
+            let is_lost = |g: &&super::Generation| g.lost().is_some() && !g.beginning.bytes.is_empty();
+            let mut lost: Vec<_> = self.generations.values().filter(is_lost).collect();
+            lost.sort_by_key(|generation| generation.age);
+            let known = |g: &&super::Generation| {
+                let why = g.lost().unwrap_or(Lost::Missing);
+                (g.id, g.section, g.place, g.beginning.clone(), g.position, why)
+            };
+            lost.iter().map(known).collect()
+        };
+        let mut pairs = Vec::new();
+        for (index, (found, source)) in open.iter_mut().enumerate() {
+            let Found { is_in_paths, is_gz, .. } = **found;
+            let candidate = Candidate { id: found.stat.id, is_in_paths, is_gz };
+            for (id, section, place, beginning, position, why) in &lost {
+                if *section != found.section {
+                    continue;
+                }
+                let look =
+                    source.look(found.stat.size, beginning, position).map_or(Look::Unreadable, |l| l.0);
+                let verdict = judge(*place, beginning, *why, candidate, look);
+                if verdict != Verdict::Unrelated {
+                    let is_over = verdict == Verdict::IsOver;
+                    let others = u64::MAX - position.offset;
+                    pairs.push(((is_over, others, is_gz, u64::MAX - found.stat.size), index, *id));
+                }
+            }
+        }
+        pairs.sort_unstable();
+        let (mut files, mut generations) = (BTreeSet::new(), BTreeSet::new());
+        for ((is_over, ..), index, id) in pairs {
+            if files.contains(&index) || !generations.insert(id) {
+                continue;
+            }
+            files.insert(index);
+            if let Some((found, _)) = open.get(index) {
+                self.adopt(id, found, is_over, now);
+            }
+        }
+        let mut index = 0;
+        open.retain(|_| {
+            index += 1;
+            !files.contains(&(index - 1))
+        });
+    }
+
+    fn adopt(&mut self, id: u64, found: &Found, is_over: bool, now: Instant) {
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        tracing::info!(path = %found.path().display(), offset = generation.position.offset, "found again");
+        generation.move_to(found.stat.id, found.path(), found.is_gz, now);
+        generation.is_ignored |= is_over;
+        generation.observe(&found.stat, now);
+        if let Some(section) = self.sections.get_mut(found.section) {
+            section.status.found_again += 1;
+        }
+    }
+
+    /// Whether a file must wait, because it may be a copy of one that is there.
+    fn is_held(&mut self, found: &Found, source: &mut Source, now: Instant) -> bool {
+        let inode = (found.stat.id.dev, found.stat.id.ino);
+        let Some(twin_is_listed) = self.twin(found, source) else {
+            self.held.remove(&inode);
+            return false;
+        };
+        let seen = (found.stat.size, found.stat.modified);
+        let new = Held { section: found.section, seen, since: now };
+        let held = self.held.entry(inode).or_insert(new);
+        if held.seen != seen {
+            *held = new;
+        }
+        let grace = self.sections.get(found.section).map(|section| section.config.rotate_grace);
+        let is_over = grace.is_some_and(|grace| now.saturating_duration_since(held.since) >= grace);
+        if twin_is_listed && is_over {
+            self.held.remove(&inode);
+            return false;
+        }
+        true
+    }
+
+    /// Whether there is a file with the same beginning, and if so, whether it has a name.
+    fn twin(&self, found: &Found, source: &mut Source) -> Option<bool> {
+        let mut twin = None;
+        for generation in self.generations.values() {
+            let is_there = generation.lost().is_none() && generation.section == found.section;
+            let beginning = &generation.beginning;
+            if !is_there || beginning.bytes.is_empty() || (found.is_in_paths && !beginning.is_full()) {
+                continue;
+            }
+            // A copy is not longer than what it is made of.
+            if !found.is_gz && generation.is_listed && found.stat.size > generation.size {
+                continue;
+            }
+            let is_same = match source.look(found.stat.size, beginning, &Position::default()) {
+                Ok((Look::Fits, _)) => true,
+                Ok((Look::Shorter, _)) => !found.is_in_paths,
+                Ok(_) => false,
+                // It is being compressed.
+                Err(_) => found.is_gz,
+            };
+            if is_same {
+                twin = Some(twin.unwrap_or(true) && generation.is_listed);
+            }
+        }
+        twin
+    }
+
+    fn new_file(&mut self, found: &Found, now: Instant) -> u64 {
+        let id = self.begin(found.section, found.stat.id, found.path().into(), now);
+        let lineage = self.sections.get(found.section).map(|s| list::lineage(found.path(), &s.config.paths));
+        if let Some(generation) = self.generations.get_mut(&id) {
+            generation.is_gz = found.is_gz;
+            generation.is_link = found.is_link;
+            generation.lineage = lineage.unwrap_or_else(|| found.path().into());
+            generation.observe(&found.stat, now);
+        }
+        id
+    }
+
+    /// At the very first start what was rotated before is not read, and with `start = "end"` nothing is
+    /// that was written before.
+    fn first_seen(&mut self, found: &Found, source: &mut Source, now: Instant) {
+        let id = self.new_file(found, now);
+        let start = self.sections.get(found.section).map(|section| section.config.start);
+        if found.is_in_paths && !found.is_gz && start == Some(Start::Beginning) {
+            return;
+        }
+        let end = if found.is_gz { head(source) } else { end_of(source, found.stat.size) };
+        let Some(generation) = self.generations.get_mut(&id) else { return };
+        generation.is_ignored = found.is_gz;
+        match end {
+            Ok((beginning, position)) => {
+                generation.beginning = beginning;
+                generation.position = position;
+                generation.move_to(found.stat.id, found.path(), found.is_gz, now);
+            }
+            Err(error) => self.failed(found.section, found.path().into(), &error),
+        }
+    }
+
+    pub(super) fn failed(&mut self, section: usize, path: PathBuf, error: &std::io::Error) {
+        if let Some(section) = self.sections.get_mut(section) {
+            section.status.failed(&path, error);
+        }
+    }
+}
+
+/// The beginning of a compressed file that is not read.
+fn head(source: &mut Source) -> std::io::Result<(Beginning, Position)> {
+    let mut bytes = vec![0; PREFIX];
+    let filled = source.fill(&Position::default(), &mut bytes)?;
+    let Filled::Bytes { len, .. } = filled else { return Ok(Default::default()) };
+    bytes.truncate(len);
+    let mut beginning = Beginning::default();
+    beginning.grow(0, &bytes);
+    Ok((beginning, Position::default()))
+}
+
+/// The beginning of a file, and the position after its last whole line.
+fn end_of(source: &mut Source, size: u64) -> std::io::Result<(Beginning, Position)> {
+    let from = size.saturating_sub(LOOK_BACK as u64);
+    let mut last = vec![0; usize::try_from(size - from).unwrap_or(0)];
+    let filled = source.fill(&Position { offset: from, ..Position::default() }, &mut last)?;
+    let Filled::Bytes { len, .. } = filled else { return Ok(Default::default()) };
+    last.truncate(len);
+    let line_end = memchr::memrchr(b'\n', &last).map(|at| at + 1);
+    // Without an end in sight the rest of that line is skipped.
+    let is_skipping = line_end.is_none() && from > 0;
+    last.truncate(line_end.unwrap_or(if from > 0 { len } else { 0 }));
+    let offset = from + last.len() as u64;
+    let mut bytes = vec![0; PREFIX.min(usize::try_from(offset).unwrap_or(usize::MAX))];
+    let mut beginning = Beginning::default();
+    if let Filled::Bytes { len, .. } = source.fill(&Position::default(), &mut bytes)? {
+        beginning.grow(0, &bytes[..len]);
+    }
+    Ok((beginning, Position { offset, is_skipping, tail: Tail::of(&last) }))
+}

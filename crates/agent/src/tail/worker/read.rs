@@ -1,0 +1,239 @@
+//! Reads files in turns, and puts their lines into blocks.
+//!
+//! Invariants: in one step a file gets one quantum, so that a busy one does not keep others waiting. Of one
+//! log the older generation is read to its end before the newer one. What was read is given only after the
+//! file was compared again: if it was truncated meanwhile, it is thrown away.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pikepole_fleet::Timestamp;
+use tokio::time::Instant;
+
+use super::super::file::Filled;
+use super::super::split::{self, Piece};
+use super::Worker;
+use super::send::Placed;
+
+/// After an error a file is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What a line takes in a block beside its bytes and a header that may come before it.
+const OVERHEAD: usize = 16;
+
+/// How a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// There is no more now.
+    Done,
+    /// There is more.
+    More,
+    /// The spool takes no more now.
+    Stopped,
+}
+
+impl Worker {
+    /// Gives every file that may have something one turn. Whether there is more.
+    pub(super) fn read(&mut self, now: Instant, wall: Timestamp) -> bool {
+        self.is_waiting = self.resume_at.is_some_and(|at| now < at) || (self.is_full() && !self.can_send());
+        if self.is_waiting {
+            return false;
+        }
+        let lineages = self.lineages(now);
+        let count = lineages.len();
+        let mut has_more = false;
+        for at in 0..count {
+            let index = (self.turn + at) % count;
+            for id in lineages.get(index).into_iter().flatten() {
+                match self.take_turn(*id, false, now, wall) {
+                    Turn::Done => {}
+                    Turn::More => {
+                        has_more = true;
+                        break;
+                    }
+                    Turn::Stopped => {
+                        self.turn = index;
+                        self.is_waiting = true;
+                        return false;
+                    }
+                }
+            }
+        }
+        self.turn = self.turn.wrapping_add(1);
+        has_more
+    }
+
+    /// Files that may have something, those of one log together, oldest first.
+    fn lineages(&self, now: Instant) -> Vec<Vec<u64>> {
+        let mut ready: Vec<_> = self.generations.values().filter(|g| g.is_ready(now)).collect();
+        ready.sort_by_key(|generation| generation.age);
+        let mut lineages: BTreeMap<&PathBuf, Vec<u64>> = BTreeMap::new();
+        for generation in ready {
+            lineages.entry(&generation.lineage).or_default().push(generation.id);
+        }
+        lineages.into_values().collect()
+    }
+
+    /// Gives what is left of a file whose last line has no end. Whether it is all in a block.
+    pub(super) fn finish(&mut self, id: u64, now: Instant, wall: Timestamp) -> bool {
+        self.take_turn(id, true, now, wall) == Turn::Done
+    }
+
+    fn take_turn(&mut self, id: u64, is_final: bool, now: Instant, wall: Timestamp) -> Turn {
+        if !self.make_room_to_open(id) {
+            return Turn::Done;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let turn = self.turn_with(id, is_final, &mut buffer, now, wall);
+        self.buffer = buffer;
+        let Err(error) = turn else { return turn.unwrap_or(Turn::Done) };
+        let Some(generation) = self.generations.get_mut(&id) else { return Turn::Done };
+        generation.retry_at = Some(now + AGAIN);
+        if generation.is_gz {
+            // Tried again when it has changed.
+            generation.end = Some((generation.size, generation.modified));
+        }
+        let (section, path) = (generation.section, generation.path.clone());
+        if error.kind() == std::io::ErrorKind::NotFound {
+            self.scan_asked = true;
+        } else {
+            self.failed(section, path, &error);
+        }
+        Turn::Done
+    }
+
+    fn turn_with(
+        &mut self,
+        id: u64,
+        is_final: bool,
+        buffer: &mut [u8],
+        now: Instant,
+        wall: Timestamp,
+    ) -> std::io::Result<Turn> {
+        let Some(generation) = self.generations.get_mut(&id) else { return Ok(Turn::Done) };
+        if !generation.is_compared() && !generation.compare(now)? {
+            self.replace(id, now);
+            return Ok(Turn::Done);
+        }
+        let filled = generation.fill(buffer)?;
+        let (len, is_end) = match filled {
+            Filled::Bytes { len, is_end } => (len, is_end),
+            Filled::Busy => return Ok(Turn::More),
+            Filled::Short => (0, true),
+            Filled::Differs => {
+                self.replace(id, now);
+                return Ok(Turn::Done);
+            }
+        };
+        if !generation.compare(now)? {
+            self.replace(id, now);
+            return Ok(Turn::Done);
+        }
+        let start = generation.position.offset;
+        let hole = self.skip_hole(id, &buffer[..len]);
+        if hole == Some(Turn::More) {
+            return Ok(Turn::More);
+        }
+        let is_stopped = self.feed(id, &buffer[..len], is_final || is_end, now, wall);
+        if is_stopped {
+            return Ok(Turn::Stopped);
+        }
+        let Some(generation) = self.generations.get_mut(&id) else { return Ok(Turn::Done) };
+        let is_all = if generation.is_gz { is_end } else { start + len as u64 >= generation.size };
+        if !is_all {
+            return Ok(Turn::More);
+        }
+        generation.end = Some((generation.size, generation.modified));
+        if generation.is_gz {
+            generation.is_finished = true;
+            if let Some(section) = self.sections.get_mut(generation.section) {
+                section.status.gz_read += 1;
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    /// Skips the NULs before the first byte of a file, those of a hole without reading them.
+    fn skip_hole(&mut self, id: u64, read: &[u8]) -> Option<Turn> {
+        let generation = self.generations.get_mut(&id)?;
+        let is_begun =
+            generation.position.offset > generation.beginning.base || !generation.beginning.bytes.is_empty();
+        if is_begun || read.first() != Some(&0) {
+            return None;
+        }
+        let nuls = read.iter().take_while(|byte| **byte == 0).count();
+        let start = generation.position.offset;
+        let mut end = start + nuls as u64;
+        if nuls == read.len() {
+            let data = generation.source.as_ref().map_or(end, |source| source.after_hole(end));
+            end = data.max(end);
+        }
+        generation.skip_hole(end);
+        if let Some(section) = self.sections.get_mut(generation.section) {
+            section.status.nuls_skipped += end - start;
+        }
+        // The rest is read from there.
+        Some(Turn::More)
+    }
+
+    /// Puts lines into blocks; true if the spool takes no more.
+    fn feed(&mut self, id: u64, read: &[u8], is_final: bool, now: Instant, wall: Timestamp) -> bool {
+        let Some(generation) = self.generations.get(&id) else { return false };
+        let (start, mut is_skipping) = (generation.position.offset, generation.position.is_skipping);
+        let max_line =
+            self.sections.get(generation.section).map_or(1 << 20, |section| section.config.max_line);
+        let (mut at, mut done, mut is_stopped) = (0, 0, false);
+        loop {
+            match split::next(read, at, is_skipping, max_line, is_final) {
+                Piece::Line { text, has_cr, is_cut, goes_on, next } => {
+                    if !self.has_room(text.len() + OVERHEAD) {
+                        self.advance(id, &read[done..at], is_skipping);
+                        done = at;
+                        if !self.can_send() {
+                            is_stopped = true;
+                            break;
+                        }
+                        self.send();
+                    }
+                    let offset = start + at as u64;
+                    self.put(id, &Placed { text, offset, is_cut, has_cr }, now, wall);
+                    (at, is_skipping) = (next, goes_on);
+                }
+                Piece::Skipped { next, is_over } => (at, is_skipping) = (next, !is_over),
+                Piece::NeedMore => break,
+            }
+        }
+        self.advance(id, &read[done..at], is_skipping);
+        is_stopped
+    }
+
+    fn advance(&mut self, id: u64, read: &[u8], is_skipping: bool) {
+        if let Some(generation) = self.generations.get_mut(&id).filter(|_| !read.is_empty()) {
+            generation.advance(read, is_skipping);
+        }
+    }
+
+    /// Whether one more file can be open; closes one that has nothing to read, if that helps.
+    fn make_room_to_open(&mut self, id: u64) -> bool {
+        if self.generations.get(&id).is_none_or(|g| g.source.is_some()) {
+            return true;
+        }
+        let open = self.generations.values().filter(|g| g.source.is_some());
+        if open.clone().count() < self.limits.max_open {
+            return true;
+        }
+        let is_idle = |g: &&super::Generation| {
+            g.is_listed && g.is_durable() && g.end == Some((g.size, g.modified)) && !g.is_overwritten
+        };
+        let idle = open.filter(is_idle).min_by_key(|g| g.grew_at).map(|g| g.id);
+        if let Some(generation) = idle.and_then(|id| self.generations.get_mut(&id)) {
+            generation.close();
+        } else {
+            let most = self.limits.max_open;
+            let error =
+                format!("more than {most} files have something to read; raise the limit of open files");
+            super::super::status::note(&mut self.status.errors, &PathBuf::new(), &error);
+        }
+        idle.is_some()
+    }
+}
