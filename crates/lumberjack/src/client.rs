@@ -97,9 +97,10 @@ impl Connector {
         let connected = timeout(time, TcpStream::connect(address)).await;
         let stream = connected.map_err(|_| ConnectError::Timeout(time))?.map_err(ConnectError::Io)?;
         set_options(&stream, self.options.user_timeout, self.options.keep_alive).map_err(ConnectError::Io)?;
+        let local = stream.local_addr().map_err(ConnectError::Io)?;
         let Some(tls) = &self.tls else {
             let (reading, writing) = stream.into_split();
-            return Ok((Writer::new(writing), Reader::new(reading)));
+            return Ok((Writer::new(writing, local), Reader::new(reading)));
         };
         let name = tls.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
         let time = self.options.handshake_timeout;
@@ -107,7 +108,7 @@ impl Connector {
         let stream =
             shaken.map_err(|_| ConnectError::HandshakeTimeout(time))?.map_err(ConnectError::Handshake)?;
         let (reading, writing) = tokio::io::split(stream);
-        Ok((Writer::new(writing), Reader::new(reading)))
+        Ok((Writer::new(writing, local), Reader::new(reading)))
     }
 }
 
@@ -130,6 +131,7 @@ pub(crate) fn set_options(
 /// Writes windows.
 pub struct Writer {
     stream: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+    local: SocketAddr,
 }
 
 impl fmt::Debug for Writer {
@@ -139,8 +141,13 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    fn new(stream: impl AsyncWrite + Send + Sync + Unpin + 'static) -> Self {
-        Self { stream: Box::new(stream) }
+    fn new(stream: impl AsyncWrite + Send + Sync + Unpin + 'static, local: SocketAddr) -> Self {
+        Self { stream: Box::new(stream), local }
+    }
+
+    /// Our end of the connection: with the server's address it names the connection to the kernel.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
     }
 
     /// Writes a whole window; its body is not copied. It waits as long as the server reads nothing: whoever calls
