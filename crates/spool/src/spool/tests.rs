@@ -1,0 +1,1 @@
+//! What the spool promises, on a file system that fails on demand.
