@@ -53,7 +53,7 @@ pub trait File: Send + Sync {
     /// Makes the bytes durable.
     fn sync(&self) -> io::Result<()>;
     /// Bytes in it.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 }
 
 /// Reads exactly this; an end before is `UnexpectedEof`.

@@ -197,7 +197,7 @@ mod tests {
         let bytes = header.encode(1, 2);
         assert_eq!(bytes[..8], [0xA5, 0x50, 0x4B, 0x9C, 3, 0, 0, 0]);
         assert_eq!((bytes[8], bytes[16], bytes[40], bytes[52]), (4, 5, 7, 9));
-        assert_eq!(bytes[60..], 0x5E42_7D9A_u32.to_le_bytes());
+        assert_eq!(bytes[60..], 0xF37A_CDC6_u32.to_le_bytes());
         assert_eq!(Header::decode(&bytes, 1, 2), Some(header));
     }
 

@@ -13,6 +13,7 @@ use crate::block::Mark;
 use crate::files::{Entry, Files};
 use crate::frame::{HEAD, Header, Kind, SegmentId, VERSION, version};
 use crate::marks;
+use crate::options::{Durability, Options};
 use crate::quarantine::Quarantine;
 use crate::state::{Counts, Finish, State, Why, decode_finished};
 use crate::walk::{Item, Walk};
@@ -62,12 +63,14 @@ pub(crate) struct Start {
     pub(crate) leftovers: Vec<Entry>,
 }
 
-/// Reads the folder.
+/// Reads the folder. What it finds is durable when it returns: who is told of a mark goes on behind it.
 pub(crate) fn recover(
     files: &dyn Files,
     quarantine: &mut Quarantine,
-    accept_unreadable: bool,
+    options: &Options,
 ) -> Result<Start, OpenError> {
+    let accept_unreadable = options.accept_unreadable;
+    let durability = options.durability;
     let mut found: Vec<(SegmentId, u64)> =
         files.list(None)?.iter().filter_map(|e| Some((SegmentId::from_name(&e.name)?, e.len))).collect();
     found.sort_unstable();
@@ -75,7 +78,7 @@ pub(crate) fn recover(
     let next_id = found.iter().map(|(id, _)| id.id + 1).max().unwrap_or(1);
     let (base, state) = base(files, &found, accept_unreadable)?;
     let is_new = found.is_empty();
-    let mut job = Recovery { files, quarantine, accept_unreadable, state, recovered };
+    let mut job = Recovery { files, quarantine, accept_unreadable, durability, state, recovered };
     job.recovered.headless_segments = found.len() - base.map_or(0, |index| index + 1);
     let damaged_before = job.state.totals;
     let from = base.unwrap_or(0);
@@ -85,6 +88,9 @@ pub(crate) fn recover(
             job.state.begin(*id);
         }
         job.replay(*id, found.get(index + 1).map(|(next, _)| next.first))?;
+    }
+    if durability == Durability::Fsync && !is_new {
+        files.sync_folder()?;
     }
     let known = found.iter().take(from);
     known.for_each(|(id, len)| job.set_len(*id, *len));
@@ -146,6 +152,7 @@ struct Recovery<'a> {
     files: &'a dyn Files,
     quarantine: &'a mut Quarantine,
     accept_unreadable: bool,
+    durability: Durability,
     state: State,
     recovered: Recovered,
 }
@@ -188,6 +195,12 @@ impl Recovery<'_> {
             self.recovered.torn_bytes += len - end;
             // What stays because this fails does not count: the next segment begins before it.
             kept = if file.truncate(end).is_ok() { end } else { len };
+        }
+        if self.durability == Durability::Fsync
+            && let Err(error) = file.sync()
+            && !self.accept_unreadable
+        {
+            return Err(error.into());
         }
         let limit = limit.unwrap_or(u64::MAX);
         for (range, seq, what) in said {

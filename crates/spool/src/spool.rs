@@ -89,6 +89,8 @@ struct Active {
     file: Arc<dyn File>,
     salt: u32,
     len: u64,
+    /// So much of that is its head and checkpoint.
+    head: u64,
     synced: u64,
     /// Are its name and its checkpoint durable?
     is_durable: bool,
@@ -136,7 +138,7 @@ impl Spool {
     pub fn open(files: Arc<dyn Files>, options: Options) -> Result<(Self, Recovered), OpenError> {
         let options = options.bounded();
         let mut quarantine = Quarantine::look(&*files);
-        let start = recover(&*files, &mut quarantine, options.accept_unreadable)?;
+        let start = recover(&*files, &mut quarantine, &options)?;
         let reserve = Reserve::take_over(&*files, options.reserve_bytes);
         let spool = Self {
             next: start.state.next,

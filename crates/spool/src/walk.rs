@@ -46,7 +46,7 @@ impl<'a> Walk<'a> {
         with_bodies: bool,
         accept_unreadable: bool,
     ) -> io::Result<Self> {
-        let len = file.len()?;
+        let len = file.size()?;
         let window = Vec::new();
         Ok(Self { file, salt, len, at, with_bodies, accept_unreadable, window, window_at: 0, body: 0..0 })
     }

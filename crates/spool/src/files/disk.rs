@@ -112,7 +112,7 @@ impl File for DiskFile {
         Ok(fdatasync(&self.0)?)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 }

@@ -228,7 +228,8 @@ fn survivors(data: &Data, keep: &mut impl FnMut() -> bool) -> Vec<u8> {
 
 impl Inner {
     fn used(&self) -> u64 {
-        self.data.values().map(|data| data.allocated.max(data.now.len() as u64)).sum()
+        let held = |id: &u64| self.data.get(id).map_or(0, |data| data.allocated.max(data.now.len() as u64));
+        self.names.values().map(held).sum()
     }
 
     fn id(&self, name: &str) -> io::Result<u64> {
@@ -378,8 +379,8 @@ impl File for FaultyFile {
         }
     }
 
-    fn len(&self) -> io::Result<u64> {
-        let inner = self.disk.call("len", Call::Read).map_err(|(error, _)| error)?;
+    fn size(&self) -> io::Result<u64> {
+        let inner = self.disk.call("size", Call::Read).map_err(|(error, _)| error)?;
         Ok(inner.data.get(&self.id).map_or(0, |data| data.now.len() as u64))
     }
 }

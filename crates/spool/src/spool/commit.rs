@@ -102,7 +102,8 @@ impl Spool {
         };
         let active = self.active.as_ref().expect("ensure_active began one");
         let blocks = self.state.segments.back().map_or(0, |last| self.next - last.id.first);
-        let is_full = active.len >= self.options.segment_bytes || blocks >= u64::from(MAX_BLOCKS);
+        let is_full =
+            active.len - active.head >= self.options.segment_bytes || blocks >= u64::from(MAX_BLOCKS);
         self.flight = Some(Flight {
             records: self.pending.len(),
             len: active.len,
@@ -308,7 +309,7 @@ impl Spool {
         if let Some(last) = self.state.segments.back_mut() {
             last.len = len;
         }
-        self.active = Some(Active { file, salt: id.salt, len, synced: 0, is_durable: false });
+        self.active = Some(Active { file, salt: id.salt, len, head: len, synced: 0, is_durable: false });
         self.indexes.begin(id);
         // The checkpoint says it.
         self.unsaved.clear();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{AppendError, CommitError, Full, Spool};
 use crate::files::{File, Files, is_full};
+use crate::frame::HEAD;
 use crate::options::WhenFull;
 use crate::state::{MAX_SEGMENTS, Why};
 
@@ -17,12 +18,14 @@ const RESERVE: &str = "reserve";
 pub(super) struct Reserve {
     wanted: u64,
     has: u64,
+    /// Bytes of the last checkpoint.
+    checkpoint: u64,
 }
 
 impl Reserve {
     /// What an earlier run left may or may not be whole: it is made again.
     pub(super) fn take_over(files: &dyn Files, wanted: u64) -> Self {
-        let mut reserve = Self { wanted, has: 0 };
+        let mut reserve = Self { wanted, has: 0, checkpoint: 0 };
         reserve.make(files);
         reserve
     }
@@ -51,7 +54,7 @@ impl Reserve {
             result => result?,
         };
         // It was a segment whose new name was lost in a crash, or is made of zeros.
-        if file.len()? > 0 {
+        if file.size()? > 0 {
             file.truncate(0)?;
         }
         file.allocate(self.wanted)
@@ -63,7 +66,14 @@ impl Reserve {
 
     /// A checkpoint had this length: the next one may be longer.
     pub(super) fn fit(&mut self, checkpoint: u64) {
+        self.checkpoint = checkpoint;
         self.wanted = self.wanted.max(checkpoint * 2);
+    }
+
+    /// What the log may grow by before another block is asked for: a reserve that is not there yet, the next checkpoint,
+    /// and the record after an fsync.
+    fn to_come(&self) -> u64 {
+        self.wanted.saturating_sub(self.has) + self.checkpoint + 4 * HEAD as u64
     }
 
     /// Makes the file of a segment: of the reserve if there is one.
@@ -82,7 +92,7 @@ impl Reserve {
         }
         self.has = 0;
         let file = files.open(name)?;
-        if file.len()? > 0 {
+        if file.size()? > 0 {
             file.truncate(0)?;
         }
         Ok(file)
@@ -108,22 +118,26 @@ impl Spool {
 
     /// Why these bytes may not be written, if so.
     fn lacks(&mut self, len: u64) -> io::Result<Option<Full>> {
-        Ok(if self.disk_bytes() + len > self.options.max_bytes {
-            Some(Full::MaxBytes)
-        } else if self.state.segments.len() + 1 >= MAX_SEGMENTS {
-            Some(Full::Segments)
-        } else if self.files.free()? < self.options.min_free.saturating_add(len) {
-            Some(Full::MinFree)
-        } else if !self.reserve.make(&*self.files) {
-            Some(Full::Disk)
-        } else {
-            None
-        })
+        if self.disk_bytes() + self.reserve.to_come() + len > self.options.max_bytes {
+            return Ok(Some(Full::MaxBytes));
+        }
+        if self.state.segments.len() + 1 >= MAX_SEGMENTS {
+            return Ok(Some(Full::Segments));
+        }
+        // The next segment takes the reserve along, and another one is made.
+        let free = self.files.free()?.saturating_sub(self.reserve.wanted + self.reserve.to_come() + len);
+        if free < self.options.min_free {
+            return Ok(Some(Full::MinFree));
+        }
+        Ok((free == 0 || !self.reserve.make(&*self.files)).then_some(Full::Disk))
     }
 
     /// Is the last segment worth leaving, so that its file can go?
     fn is_all_done(&self) -> bool {
-        let is_long = self.active.as_ref().is_some_and(|active| active.len >= self.options.segment_bytes / 8);
+        let is_long = self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.len - active.head >= self.options.segment_bytes / 8);
         is_long && self.pending.is_empty() && self.state.left().blocks == 0
     }
 
@@ -150,13 +164,14 @@ impl Spool {
         if let Some(rest) = rest {
             self.finish(rest);
         }
-        let before = self.state.segments.len();
+        let oldest = self.state.segments[0].id;
+        let is_there = |spool: &Self| spool.state.segments.front().is_some_and(|first| first.id == oldest);
         self.commit().map_err(of_commit)?;
-        if self.state.segments.len() >= before {
+        if is_there(self) {
             // On a full disk the first one only began a segment whose checkpoint says it.
             self.commit().map_err(of_commit)?;
         }
-        Ok(self.state.segments.len() < before)
+        Ok(!is_there(self))
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
