@@ -207,6 +207,16 @@ impl Spool {
         Seq(self.state.next)
     }
 
+    /// What happened since the spool is new.
+    pub const fn totals(&self) -> &Totals {
+        &self.state.totals
+    }
+
+    /// What went wrong last and is not over.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
     /// How things are.
     pub fn stats(&mut self) -> Stats {
         Stats {

@@ -73,8 +73,6 @@ fn perform(world: &mut World, operation: &Operation) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     #[test]
     fn the_spool_does_what_the_model_does(
         operations in proptest::collection::vec(operation(), 1..120),

@@ -68,7 +68,8 @@ impl World {
     }
 
     pub(super) fn append(&mut self, len: usize) {
-        let place = u64::try_from(self.log.len()).unwrap();
+        self.spool();
+        let place = self.log.len();
         self.count += 1;
         let count = self.count;
         let new = NewBlock {
@@ -90,16 +91,18 @@ impl World {
     }
 
     pub(super) fn mark(&mut self) {
+        self.spool();
         let place = self.log.len();
-        let Some(spool) = self.spool() else { return };
+        let Some(spool) = &mut self.spool else { return };
         if spool.mark(vec![Mark { key: "place".into(), value: Some(place.to_string().into()) }]).is_ok() {
             self.log.push(Written { seq: None, body: Bytes::new(), events: 0 });
         }
     }
 
     pub(super) fn begin(&mut self) {
+        self.spool();
         let (len, done) = (self.log.len(), self.done.clone());
-        let Some(spool) = self.spool() else { return };
+        let Some(spool) = &mut self.spool else { return };
         if let Ok(Some(job)) = spool.commit_begin() {
             self.flight = Some((job, len, done));
         }
@@ -147,12 +150,11 @@ impl World {
 
     pub(super) fn close(&mut self) {
         self.end();
-        let (len, done) = (self.log.len(), self.done.clone());
+        let len = self.log.len();
         if let Some(spool) = self.spool.take()
             && spool.close().is_ok()
         {
             self.durable = len;
-            let _ = done;
         }
         self.reopen();
     }
