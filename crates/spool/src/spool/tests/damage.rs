@@ -1,0 +1,170 @@
+//! Damage: what cannot be read is counted, the rest comes back, and a start is never refused.
+
+use super::*;
+
+/// A log of some segments; what it was made of.
+fn made(blocks: u8, len: usize) -> Faulty {
+    let disk = Faulty::default();
+    let mut spool = open(&disk, &options());
+    for n in 0..blocks {
+        spool.append(new_block(n, len)).unwrap();
+        if n % 3 == 2 {
+            spool.commit().unwrap();
+        }
+    }
+    spool.close().unwrap();
+    disk
+}
+
+fn segments(disk: &Faulty) -> Vec<String> {
+    disk.names().into_iter().filter(|name| name.ends_with(".spool")).collect()
+}
+
+/// Opens, reads all, and holds the counts against what came back. Returns that.
+fn hold_to_account(disk: &Faulty, blocks: u64, what: &str) -> (Vec<u64>, Stats) {
+    let mut spool = Spool::open(Arc::new(disk.clone()), Options { cache_bytes: 0, ..options() })
+        .unwrap_or_else(|error| panic!("{what}: {error}"))
+        .0;
+    let found = all(&mut spool);
+    let stats = spool.stats();
+    let lost: Vec<u64> = (1..=blocks).filter(|seq| !found.contains(seq)).collect();
+    assert_eq!(stats.waiting.blocks, found.len() as u64, "{what}");
+    assert_eq!(stats.waiting.events, found.iter().sum::<u64>(), "{what}: block n has n events");
+    assert_eq!(stats.totals.damaged.blocks, lost.len() as u64, "{what}: {lost:?}");
+    for seq in &found {
+        let given = new_block(u8::try_from(*seq - 1).unwrap(), 60);
+        let block = spool.read(Seq(*seq)).unwrap().unwrap();
+        assert!(block.body.len() != 60 || block.body == given.body, "{what}: block {seq}");
+    }
+    (found, stats)
+}
+
+#[test]
+fn every_flipped_bit_costs_what_it_hits_and_no_more() {
+    let original = made(24, 60);
+    let names = segments(&original);
+    assert!(names.len() > 1, "{names:?}");
+    for name in &names {
+        let is_last = Some(name) == names.last();
+        let len = original.bytes(name).len();
+        for bit in 0..len * 8 {
+            let disk = original.fork();
+            disk.flip(name, bit);
+            let what = format!("bit {} of byte {} of {name}", bit % 8, bit / 8);
+            let (found, stats) = hold_to_account(&disk, 24, &what);
+            assert!(found.len() >= 23, "{what}: {found:?}");
+            let lost: u64 = (1..=24).filter(|seq| !found.contains(seq)).sum();
+            // In the last segment a block's events are known by its head alone; in older ones by what is left over.
+            if !is_last || stats.totals.damaged.events > 0 {
+                assert_eq!(stats.totals.damaged.events, lost, "{what}");
+            }
+            if lost > 0 {
+                assert!(
+                    (64..400).contains(&stats.totals.damaged_bytes),
+                    "{what}: {}",
+                    stats.totals.damaged_bytes
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_log_cut_at_any_byte_is_a_log_up_to_there() {
+    let original = made(24, 60);
+    let name = segments(&original).pop().unwrap();
+    let bytes = original.bytes(&name);
+    let whole = open(&original.fork(), &options()).durable().0;
+    let mut before = 0;
+    for len in 0..bytes.len() {
+        let disk = original.fork();
+        disk.put(&name, bytes[..len].to_vec());
+        let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+        let found = all(&mut spool);
+        assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>(), "cut at {len}");
+        assert!(found.len() >= before, "cut at {len}");
+        before = found.len();
+        let last = found.len() as u64 - 1;
+        assert_eq!(
+            spool.marks()[&b"pos"[..]],
+            Bytes::from(vec![u8::try_from(last).unwrap()]),
+            "cut at {len}"
+        );
+        spool.append(new_block(0, 60)).unwrap();
+        spool.commit().unwrap();
+        assert_eq!(all(&mut spool).len(), before + 1);
+    }
+    assert_eq!(before as u64 + 1, whole);
+}
+
+#[test]
+fn a_segment_that_is_gone_is_counted() {
+    for which in 0..3 {
+        let disk = made(40, 200);
+        let names = segments(&disk);
+        assert!(names.len() >= 4);
+        disk.remove(&names[which]).unwrap();
+        let (found, stats) = hold_to_account(&disk, 40, "gone");
+        let lost: u64 = (1..=40).filter(|seq| !found.contains(seq)).sum();
+        assert!(lost > 0);
+        assert_eq!(stats.totals.damaged.events, lost);
+        assert!(stats.totals.damaged_bytes > 1000);
+    }
+}
+
+#[test]
+fn segments_full_of_garbage_do_not_stop_a_start() {
+    let original = made(40, 200);
+    let names = segments(&original);
+    for garbled in [&names[..1], &names[names.len() - 1..], &names[1..3], &names[..]] {
+        let disk = original.fork();
+        for name in garbled {
+            disk.put(name, (0..3500_u32).map(|n| u8::try_from(n * 7 % 251).unwrap()).collect());
+        }
+        let mut spool = open(&disk, &options());
+        let before = all(&mut spool).len();
+        assert!(before > 0 || garbled.len() == names.len());
+        spool.append(new_block(1, 100)).unwrap();
+        spool.commit().unwrap();
+        assert_eq!(all(&mut spool).len(), before + 1);
+    }
+}
+
+#[test]
+fn damage_while_running_is_counted_once() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+    let name = segments(&disk).remove(1);
+    let bytes = disk.bytes(&name);
+    let at = bytes.windows(4).rposition(|w| w == crate::frame::MAGIC).unwrap();
+    disk.flip(&name, (at - 5) * 8);
+    let found = all(&mut spool);
+    assert_eq!(found.len(), 39);
+    let damaged = spool.stats().totals.damaged;
+    assert_eq!((damaged.blocks, all(&mut spool).len()), (1, 39));
+    assert_eq!(damaged, spool.stats().totals.damaged);
+    spool.commit().unwrap();
+    drop(spool);
+    disk.crash(|| false);
+    let mut spool = open(&disk, &options());
+    assert_eq!((all(&mut spool).len(), spool.stats().totals.damaged), (39, damaged), "and remembered");
+    assert!(spool.stats().totals.damaged_bytes > 64);
+    assert!(Files::list(&disk, Some("quarantine")).unwrap().len() == 1, "its bytes are kept");
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_is_no_damage_until_it_is_given_up() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+    disk.fail(Call::Read, 0, Fault::Stop);
+    assert!(matches!(spool.read(Seq(1)), Err(ReadError::Io(_))));
+    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    disk.heal();
+    assert!(spool.read(Seq(1)).unwrap().is_some());
+    disk.fail(Call::Read, 0, Fault::Stop);
+    assert_eq!(spool.give_up(Seq(1)), None);
+    disk.heal();
+    let stats = spool.stats();
+    let found = all(&mut spool);
+    assert_eq!(stats.totals.damaged.events, (1..=40).filter(|seq| !found.contains(seq)).sum::<u64>());
+}
