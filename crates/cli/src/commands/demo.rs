@@ -105,6 +105,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let mut tasks = bring_to_life(&engine, clouds, boards, ground, &mut pace);
     let server = ServerConfig { listen: address, tls: None, tokens: None, compat_anonymous: false };
     let app = App::new(Arc::clone(&engine), &server);
+    let mut ending = None;
     let until = async {
         match args.duration {
             Some(duration) => tokio::select! {
@@ -113,11 +114,13 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
             },
             None => stop.await,
         }
-        // Agents would only come back to a server that is going.
-        agents.stop().await;
+        ending = Some(tokio::spawn(agents.stop())); // while the server ends
         tasks.shutdown().await;
     };
     serve_engine(engine, app, listener, None, (trigger, shutdown), until).await?;
+    if let Some(ending) = ending {
+        ending.await?;
+    }
     remove(folder).await?;
     print("pikepole demo stopped; nothing was left behind\n")
 }
