@@ -1,5 +1,5 @@
-//! What `bench/run` cannot do with wrk: ten thousand watchers, an hour of AWS calls in seconds, and
-//! events on their way.
+//! What `bench/run` cannot do with wrk: ten thousand watchers, an hour of AWS calls in seconds, events on
+//! their way, and agents that come back.
 //!
 //! Not a benchmark by itself: `bench/run` starts the servers, alternates the contenders and prints the
 //! table. Each command here prints one JSON object on stdout.
@@ -8,6 +8,7 @@ mod answer;
 mod events;
 mod hour;
 mod memory;
+mod returns;
 mod spread;
 mod watchers;
 
@@ -28,6 +29,8 @@ enum Command {
     Hour(hour::Args),
     /// Time events on their way to the proxies, and drains on their way back
     Events(events::Args),
+    /// Restart a directory under agents, and count how they come back
+    Returns(returns::Args),
 }
 
 #[expect(clippy::print_stdout, reason = "the result of a measurement")]
@@ -36,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         Command::Watchers(args) => watchers::run(&args)?,
         Command::Hour(args) => hour::run(&args)?,
         Command::Events(args) => events::run(&args)?,
+        Command::Returns(args) => returns::run(&args)?,
     };
     println!("{measured}");
     Ok(())

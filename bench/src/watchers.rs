@@ -137,7 +137,7 @@ fn hold(measured: &Value, crowd: &mut Crowd) -> anyhow::Result<()> {
 }
 
 /// Each watcher is a file descriptor.
-fn raise_file_limit(watchers: usize) -> anyhow::Result<()> {
+pub(crate) fn raise_file_limit(watchers: usize) -> anyhow::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(u64::MAX);

@@ -30,4 +30,4 @@ pub mod trouble;
 pub use clock::Clock;
 pub use config::Config;
 pub use once::{Change, Pass, Passed, check_templates, dry_run, once};
-pub use run::{RunError, run};
+pub use run::{RunError, run, run_watched};

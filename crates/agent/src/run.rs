@@ -59,6 +59,18 @@ pub async fn run(
     clock: Clock,
     stop: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
+    run_watched(config, listener, clock, watch::Sender::default(), stop).await
+}
+
+/// The same, for a process that looks at its agents: the status is put into `published` whenever the
+/// agent turns. Dropping the future is what a kill is to a process: the next start does what is owed.
+pub async fn run_watched(
+    config: Config,
+    listener: Option<TcpListener>,
+    clock: Clock,
+    published: watch::Sender<Arc<Status>>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let clients = config.clients()?;
     let state = State::open(&config.agent.state).map_err(RunError::Setup)?;
     let target = config.directory.target.clone();
@@ -73,7 +85,6 @@ pub async fn run(
     let records = state.records();
     let applier = Applier::new(config.renders.clone(), units.clone(), state, variables());
     let planner = Planner::new(policies(&config, &units));
-    let (published, status) = watch::channel(Arc::new(Status::default()));
     let (keep, keeping) = watch::channel(None);
     let agent = Agent::new(&config, start, planner, kept, clock.clone(), keep);
     let mut tasks = JoinSet::new();
@@ -82,7 +93,7 @@ pub async fn run(
         tasks.spawn(guard::watch(guard, records, guard::system_probe(), clock.clone(), report.clone()));
     }
     if let Some(listener) = listener {
-        tasks.spawn(server::serve(listener, status, clock));
+        tasks.spawn(server::serve(listener, published.subscribe(), clock));
     }
     let (news, events) = mpsc::channel(4);
     let (applied, progress) = watch::channel(None);

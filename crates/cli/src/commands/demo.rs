@@ -1,6 +1,6 @@
 //! `pikepole demo`: everything in one process. Simulated Auto Scaling groups that live by themselves,
-//! collectors that listen, agents that follow, a directory with its page between them, and a line for
-//! every step.
+//! collectors that listen, real agents that follow and render, a directory with its page between them, and a
+//! line for every step.
 
 mod agents;
 mod collectors;
@@ -10,20 +10,21 @@ mod pace;
 mod tell;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pikepole_api::client::Client;
 use pikepole_directory::alerts::Alerts;
 use pikepole_directory::assemble::serve_engine;
 use pikepole_directory::clock::Clock;
 use pikepole_directory::config::{DrainConfig, FleetConfig, ProbeConfig, ServerConfig, SourceConfig};
-use pikepole_directory::engine::{Engine, Setup, SourceSetup, Stores};
+use pikepole_directory::engine::{Engine, Fleet, Setup, SourceSetup, Stores};
 use pikepole_directory::http::App;
 use pikepole_directory::shutdown;
 use pikepole_directory::source::sim::SimCloud;
 use pikepole_directory::store::file::FileStore;
 use pikepole_fleet::GuardPolicy;
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::directory::{bind, raise_file_limit};
@@ -31,7 +32,7 @@ use super::print;
 use crate::Failure;
 use crate::args::DemoArgs;
 use crate::stop;
-use agents::{AGENTS, Agent};
+use agents::{AGENTS, Agents, Board, Place};
 use ground::Ground;
 use pace::Pace;
 
@@ -48,6 +49,9 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(2);
 /// At the latest a drain ends then; with speed 1.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Tries to remove the folder, and the time between two.
+const REMOVALS: usize = 10;
+const REMOVE_AGAIN: Duration = Duration::from_millis(20);
 /// No speed makes these times shorter.
 const LEAST_TIME: Duration = Duration::from_secs(3);
 
@@ -64,10 +68,11 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     })?;
     let address = listener.local_addr()?;
     let stop = stop::requested();
-    let folder = tempfile::tempdir()?;
+    let folder = tempfile::Builder::new().prefix("pikepole-demo-").tempdir()?;
+    let files = folder.path().join("agents");
     let clock = Clock::system();
     let (trigger, shutdown) = shutdown::channel();
-    let disk = FileStore::open(folder.path()).await?;
+    let disk = FileStore::open(&folder.path().join("directory")).await?;
     let clouds: Vec<SimCloud> =
         (1..).zip(FLEETS).map(|(account, _)| SimCloud::on_loopback(clock.clone(), account)).collect();
     let sources = || clouds.iter().zip(FLEETS);
@@ -92,12 +97,15 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         alerts: Alerts::new(None, shutdown.clone()),
     })
     .await;
-    print(&welcome(address, ground))?;
-
     let seed = args.seed.unwrap_or_else(|| clock.now().as_millis());
-    let mut tasks = bring_to_life(&engine, clouds, address, ground, &mut Pace::new(seed, args.speed))?;
+    let mut agents = Agents::default();
+    let mut pace = Pace::new(seed, args.speed);
+    let boards = follow(&engine, address, &files, &mut agents, &mut pace)?;
+    print(&welcome(address, &files, ground))?;
+    let mut tasks = bring_to_life(&engine, clouds, boards, ground, &mut pace);
     let server = ServerConfig { listen: address, tls: None, tokens: None, compat_anonymous: false };
     let app = App::new(Arc::clone(&engine), &server);
+    let mut ending = None;
     let until = async {
         match args.duration {
             Some(duration) => tokio::select! {
@@ -106,38 +114,62 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
             },
             None => stop.await,
         }
-        // Agents would only come back to a server that is going.
+        ending = Some(tokio::spawn(agents.stop())); // while the server ends
         tasks.shutdown().await;
     };
     serve_engine(engine, app, listener, None, (trigger, shutdown), until).await?;
+    if let Some(ending) = ending {
+        ending.await?;
+    }
+    remove(folder).await?;
     print("pikepole demo stopped; nothing was left behind\n")
 }
 
-/// Everything around the directory: groups, collectors, agents, and who tells of them.
+/// Starts the agents of every fleet, and returns how they are.
+fn follow(
+    engine: &Engine,
+    directory: SocketAddr,
+    folder: &Path,
+    agents: &mut Agents,
+    pace: &mut Pace,
+) -> Result<Vec<Board>, Failure> {
+    let place = Place { folder, directory: reachable(directory) };
+    let start = |fleet: &Arc<Fleet>| agents.start(place, fleet, pace);
+    engine.fleets().iter().map(start).collect()
+}
+
+/// Everything around the directory and its agents: groups, collectors, and who tells of them.
 fn bring_to_life(
     engine: &Arc<Engine>,
     clouds: Vec<SimCloud>,
-    address: SocketAddr,
+    agents: Vec<Board>,
     ground: Ground,
     pace: &mut Pace,
-) -> Result<JoinSet<()>, Failure> {
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    let client = Client::new(&format!("http://{}", reachable(address)), None)?;
-    for (index, cloud) in clouds.into_iter().enumerate() {
-        let fleet = &engine.fleets()[index];
-        let (name, dc, group) = (&fleet.config().name, &fleet.config().dc, fleet.config().group());
-        tasks.spawn(tell::tell(Arc::clone(fleet), engine.clock().clone()));
+    for ((cloud, fleet), agents) in clouds.into_iter().zip(engine.fleets()).zip(agents) {
+        let group = fleet.config().group();
+        tasks.spawn(tell::tell(Arc::clone(fleet), agents, engine.clock().clone()));
         tasks.spawn(life::deliver(cloud.clone(), Arc::clone(engine)));
         tasks.spawn(life::Life::new(cloud.clone(), group.clone(), pace.fork()).live());
         if ground.can_listen {
             tasks.spawn(collectors::run(cloud, group, ground.port, pace.fork()));
         }
-        for number in 1..=AGENTS {
-            let agent = Agent::new(client.clone(), name.as_str(), dc.as_str(), number, pace.fork());
-            tasks.spawn(agent.live());
-        }
     }
-    Ok(tasks)
+    tasks
+}
+
+/// Removes the demo's folder. What was killed in the middle of a write may still put a file into it.
+async fn remove(folder: TempDir) -> std::io::Result<()> {
+    let path = folder.keep();
+    for _ in 0..REMOVALS {
+        match tokio::fs::remove_dir_all(&path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}
+            _ => return Ok(()),
+        }
+        tokio::time::sleep(REMOVE_AGAIN).await;
+    }
+    tokio::fs::remove_dir_all(&path).await
 }
 
 /// Where to reach a server that listens there.
@@ -175,7 +207,7 @@ fn source(cloud: &SimCloud, fleet: (&str, &str, &str, u32), port: u16) -> Source
     }
 }
 
-fn welcome(address: SocketAddr, ground: Ground) -> String {
+fn welcome(address: SocketAddr, files: &Path, ground: Ground) -> String {
     let note = match ground {
         Ground { can_listen: false, .. } => {
             "  This machine lets nobody listen on 127.1.0.1, only on 127.0.0.1: ports of collectors are not probed.\n\n"
@@ -185,9 +217,12 @@ fn welcome(address: SocketAddr, ground: Ground) -> String {
         Ground { port, .. } => format!("  Port 5044 is taken, so collectors listen on {port}.\n\n"),
     };
     format!(
-        "\n  Pikepole demo: three simulated Auto Scaling groups, {AGENTS} agents on each, one directory.\n\n\
+        "\n  Pikepole demo: three simulated Auto Scaling groups, {AGENTS} real agents on each, one directory.\n\n\
          \x20 page      http://{address}/\n\
          \x20 the cron  curl -f 'http://{address}/logstash-ip?dcid=mumbai&region=ap-south-1'\n\
-         \x20 Ctrl-C stops it.\n\n{note}"
+         \x20 files     {}\n\
+         \x20           what each agent is told and renders; its `reload` is a script you can break\n\
+         \x20 Ctrl-C stops it, and removes them.\n\n{note}",
+        files.display()
     )
 }

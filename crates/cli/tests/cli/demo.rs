@@ -1,6 +1,11 @@
 //! The demo: everything in one process, with nothing around it.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::time::Instant;
 
 use super::harness::{Output, ended, exit_code, get, pikepole, run, signal, within};
 
@@ -15,7 +20,8 @@ async fn the_demo_shows_changes_without_aws_or_redis_and_leaves_nothing() {
     for words in ["http://127.0.0.1:", "logstash-mumbai", " + ", "active", "stopped"] {
         assert!(ended.out.contains(words), "{words}: {ended:?}");
     }
-    let changes = ended.out.lines().filter(|line| line.contains("  logstash-")).count();
+    let is_change = |line: &&str| line.contains("  logstash-") && !line.contains(" = ");
+    let changes = ended.out.lines().filter(is_change).count();
     assert!(changes > 17, "more than the collectors it begins with: {ended:?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -34,6 +40,7 @@ async fn the_demo_shows_launches_and_drains_that_wait_for_ports_and_agents() {
         "every agent has moved off after",
         "hook completed",
         "gone        127.",
+        "12 of 12 agents rendered revision ",
     ];
     while !missing.is_empty() {
         let line = lines.line().await.unwrap_or_else(|| panic!("never told: {missing:?}"));
@@ -44,6 +51,43 @@ async fn the_demo_shows_launches_and_drains_that_wait_for_ports_and_agents() {
     assert_eq!(exit_code(&mut demo).await, Some(0));
 }
 
+/// The agents are real: what they render is there to be looked at, and what breaks on a proxy breaks here.
+#[tokio::test]
+async fn the_agents_of_the_demo_render_files_that_can_be_looked_at_and_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = pikepole(&["demo", "--listen", "127.0.0.1:0", "--seed", "3"]);
+    let mut demo = command.env("TMPDIR", folder.path()).spawn().unwrap();
+    let mut errors = BufReader::new(demo.stderr.take().unwrap()).lines();
+    let mut lines = Output::of(&mut demo);
+    let files = PathBuf::from(lines.line_with("files ").await.split_whitespace().last().unwrap());
+    assert!(files.starts_with(folder.path()), "{files:?}");
+    lines.line_with("logstash-mumbai    = 12 of 12 agents rendered").await;
+    for (agent, file) in [
+        ("proxy-01.mumbai", "haproxy.cfg"),
+        ("proxy-02.mumbai", "vector.toml"),
+        ("proxy-03.mumbai", "hosts.json"),
+        ("proxy-12.mumbai", "filebeat.yml"),
+    ] {
+        let text = std::fs::read_to_string(files.join(agent).join(file)).unwrap();
+        assert!(text.contains("127.1.0.1:50"), "{agent} {text}");
+    }
+    // The configuration is one that a user could have written.
+    let toml = files.join("proxy-01.mumbai/agent.toml");
+    let checked = run(&["agent", "-c", toml.to_str().unwrap(), "--check"]).await;
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    // One reload fails, the next hangs: both are told or waited for, and neither holds up Ctrl-C.
+    std::fs::write(files.join("proxy-01.mumbai/reload"), "exit 7").unwrap();
+    std::fs::write(files.join("proxy-02.mumbai/reload"), "exec sleep 500").unwrap();
+    let error = within("an error", errors.next_line()).await.unwrap().unwrap();
+    assert!(error.contains("reload_failed") && error.contains("proxy-01.mumbai"), "{error}");
+    lines.line_with("logstash-mumbai    = 10 of 12 agents rendered").await;
+    let asked = Instant::now();
+    signal(&demo, Signal::INT);
+    assert_eq!(exit_code(&mut demo).await, Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[tokio::test]
 async fn collectors_listen_elsewhere_if_their_port_is_taken() {
     // Another test's demo may have it for a while.
@@ -52,7 +96,7 @@ async fn collectors_listen_elsewhere_if_their_port_is_taken() {
             if let Ok(taken) = std::net::TcpListener::bind("127.3.0.2:5044") {
                 return taken;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let taken = within("the port", taken).await;

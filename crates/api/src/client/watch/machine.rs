@@ -3,6 +3,11 @@
 //! No I/O and no clock: time is passed in, and [`Machine::step`] says what to do next. Call it again after
 //! each thing it asked for; call it without one, and what was under way counts as dropped.
 //!
+//! Thousands of watches lose one directory at the same moment, and none knows of the others. So each waits
+//! anywhere up to [`SPREAD`] after a loss, and when a round of all directories went in vain, no less than
+//! [`SPREAD`] before the next: each comes at most once in that time, at a moment of its own, however often
+//! it has to come. A thousand are 25 in 100 ms then. Meanwhile the last roster stays in use.
+//!
 //! Invariants: a failure never changes what is held. A lower revision is taken only if it was confirmed
 //! later. Whatever is answered, requests are limited by a token bucket.
 
@@ -11,7 +16,10 @@ use std::time::Duration;
 use pikepole_fleet::Timestamp;
 use tokio::time::Instant;
 
-/// The first wait after a failure is up to this.
+/// After a loss the first request comes within this time. Shorter than the 5 s for which a directory takes
+/// an agent without a poll for one that is about to come back.
+pub(super) const SPREAD: Duration = Duration::from_secs(4);
+/// Between two directories of one round, the wait is up to this: who comes at a moment of its own goes on so.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// No wait of our own is longer.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -23,6 +31,8 @@ const BURST: f64 = 6.0;
 const PER_SECOND: f64 = 2.0;
 /// A request that failed sooner was not cut for being idle.
 const LEAST_CUT: Duration = Duration::from_secs(2);
+/// So many cuts are something on the way and not a directory that ended.
+const BELIEVED_CUTS: u32 = 2;
 /// The shortest long poll: below it a proxy on the way is not the reason.
 const LEAST_POLL: Duration = Duration::from_secs(1);
 /// A shortened poll becomes longer after this time without a cut.
@@ -112,6 +122,8 @@ impl Bucket {
 struct Patience {
     wait: Duration,
     since: Option<Instant>,
+    /// Polls that were cut since one was not: the first may be a directory that ended.
+    cuts: u32,
 }
 
 /// The state of a watch.
@@ -128,6 +140,8 @@ pub(super) struct Machine {
     answered: bool,
     /// Failures in a row.
     failures: u32,
+    /// Whether the moment we come at is one of our own, and not that of a loss that others suffered too.
+    is_spread: bool,
     /// Answers in a row that came too soon to be a long poll's.
     hasty: u32,
     bucket: Bucket,
@@ -139,13 +153,14 @@ impl Machine {
     pub(super) fn new(endpoints: usize, resolves: bool, wait: Duration, now: Instant) -> Self {
         Self {
             configured: wait,
-            endpoints: vec![Patience { wait, since: None }; endpoints.max(1)],
+            endpoints: vec![Patience { wait, since: None, cuts: 0 }; endpoints.max(1)],
             at: 0,
             resolved: !resolves,
             resolves,
             held: None,
             answered: false,
             failures: 0,
+            is_spread: false,
             hasty: 0,
             bucket: Bucket { tokens: BURST, at: now },
             state: State::Ready,
@@ -198,6 +213,9 @@ impl Machine {
             }
             Ending::Unchanged { .. } if self.held.is_none() => self.failed(None, now),
             Ending::Unchanged { confirmed_at } => {
+                if took >= LEAST_CUT {
+                    self.endpoints[self.at].cuts = 0;
+                }
                 self.unchanged(confirmed_at, took >= HASTY.min(wait / 2), now)
             }
             Ending::Cut => self.cut(took, wait, now),
@@ -228,7 +246,7 @@ impl Machine {
             _ => {}
         }
         self.held = Some((revision, confirmed_at));
-        (self.failures, self.hasty, self.answered) = (0, 0, true);
+        (self.failures, self.is_spread, self.hasty, self.answered) = (0, false, 0, true);
         Verdict::Take
     }
 
@@ -236,14 +254,14 @@ impl Machine {
         if let Some((_, at)) = &mut self.held {
             *at = confirmed_at.max(*at);
         }
-        (self.failures, self.answered) = (0, true);
+        (self.failures, self.is_spread, self.answered) = (0, false, true);
         if is_patient {
             self.hasty = 0;
             return Verdict::Same;
         }
         // Something answers in the directory's stead, a cache perhaps.
         self.hasty = self.hasty.saturating_add(1);
-        self.wait(full_jitter(self.hasty), now);
+        self.wait(full_jitter(self.hasty, LONGEST_WAIT), now);
         Verdict::Same
     }
 
@@ -252,25 +270,43 @@ impl Machine {
         if took < LEAST_CUT || took > wait {
             return self.failed(None, now);
         }
+        patience.cuts = patience.cuts.saturating_add(1);
+        if patience.cuts < BELIEVED_CUTS {
+            return self.failed(None, now);
+        }
         patience.wait = took.mul_f64(0.75).max(LEAST_POLL);
         patience.since = Some(now);
         let wait = patience.wait;
-        self.wait(full_jitter(0), now);
+        let pause = self.spread(); // or a directory that ended twice, for everybody
+        self.wait(pause, now);
         Verdict::Shortened(wait)
     }
 
     /// The next endpoint; after a round of all of them, later and later.
     fn failed(&mut self, retry_after: Option<Duration>, now: Instant) -> Verdict {
-        self.answered = false;
+        let was_answered = std::mem::take(&mut self.answered);
         let count = self.endpoints.len();
         self.at = (self.at + 1) % count;
-        let rounds = self.failures as usize / count;
+        let rounds = u32::try_from(self.failures as usize / count).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
         let is_round_over = (self.failures as usize).is_multiple_of(count);
-        let wait = full_jitter(if is_round_over { u32::try_from(rounds).unwrap_or(u32::MAX) } else { 0 });
+        let wait = if !self.is_spread && (was_answered || is_round_over) {
+            self.spread()
+        } else if is_round_over {
+            SPREAD + full_jitter(rounds, LONGEST_WAIT - SPREAD)
+        } else {
+            full_jitter(0, FIRST_WAIT)
+        };
+        // Told to all at once, so each adds its own.
         let asked = retry_after.filter(|_| is_round_over).unwrap_or_default().min(LONGEST_ASKED);
-        self.wait(wait.max(asked), now);
+        self.wait(wait + asked, now);
         Verdict::Failed
+    }
+
+    /// A moment of our own.
+    fn spread(&mut self) -> Duration {
+        self.is_spread = true;
+        SPREAD.mul_f64(fastrand::f64())
     }
 
     fn wait(&mut self, wait: Duration, now: Instant) {
@@ -278,9 +314,9 @@ impl Machine {
     }
 }
 
-/// Anywhere between nothing and a bound that doubles.
-fn full_jitter(doublings: u32) -> Duration {
-    let bound = FIRST_WAIT.saturating_mul(1 << doublings.min(10)).min(LONGEST_WAIT);
+/// Anywhere between nothing and a bound that doubles, up to `most`.
+fn full_jitter(doublings: u32, most: Duration) -> Duration {
+    let bound = FIRST_WAIT.saturating_mul(1 << doublings.min(10)).min(most);
     bound.mul_f64(fastrand::f64())
 }
 

@@ -1,77 +1,236 @@
-//! The simulated agents of one fleet: each follows the directory over its real HTTP API, as the agents on
-//! the proxies do, and takes a moment to use what it got.
+//! The agents of one fleet: real ones, each with a configuration, a state folder and a rendered file of
+//! its own below the demo's folder. Only what they reload is simulated: a script that sleeps.
 //!
-//! Not an agent: it reloads nothing and carries no logs. Now and then one hangs while it applies a roster,
-//! or dies and comes back under a new start.
+//! Not in processes of their own: they share ours, and what one prints. Now and then one hangs in its
+//! reload, or dies and comes back under a new start.
+//!
+//! Invariant: what an agent is told stands in its `agent.toml`, as on a proxy, and nowhere else.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pikepole_api::client::{AgentPoll, Client, Poll, Polled};
-use tokio::time::{Instant, sleep, sleep_until};
+use pikepole_agent::{Clock, Config};
+use pikepole_api::time::format_duration;
+use pikepole_directory::engine::Fleet;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Pace;
+use crate::Failure;
 
 /// Agents that follow each fleet.
 pub(super) const AGENTS: usize = 12;
 
-/// One long poll.
-const WAIT: Duration = Duration::from_secs(20);
-/// After a failed poll.
-const PAUSE: Duration = Duration::from_secs(1);
+/// What they render, in turn, and the name of the file.
+const TEMPLATES: [(&str, &str); 4] = [
+    ("filebeat", "filebeat.yml"),
+    ("haproxy", "haproxy.cfg"),
+    ("vector", "vector.toml"),
+    ("hosts-json", "hosts.json"),
+];
+/// Between two reloads of an agent; with speed 1.
+const SPACING: Duration = Duration::from_secs(1);
+/// No speed makes it shorter: each reload is a process, and there are 36 agents.
+const LEAST_SPACING: Duration = Duration::from_millis(500);
+/// For agents to end when the demo does; a reload that hangs then is killed.
+const STOP_TIME: Duration = Duration::from_millis(300);
+
+/// How one agent is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seat {
+    /// Whether it runs just now.
+    pub(super) is_running: bool,
+    /// The revision it applied last, and when, in milliseconds since 1970.
+    pub(super) applied: Option<(u64, u64)>,
+}
+
+/// How the agents of one fleet are, by their ids.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Board(Arc<Mutex<BTreeMap<String, Seat>>>);
+
+impl Board {
+    /// How they are now.
+    pub(super) fn seats(&self) -> BTreeMap<String, Seat> {
+        self.lock().clone()
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Seat)) {
+        change(self.lock().entry(id.into()).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Seat>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All agents of the demo.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    tasks: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+/// Where agents are, and whom they follow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Every agent has a folder in it.
+    pub(super) folder: &'a Path,
+    /// The directory.
+    pub(super) directory: SocketAddr,
+}
+
+impl Agents {
+    /// Starts the agents of one fleet, as soon as there is a roster to follow.
+    pub(super) fn start(
+        &mut self,
+        place: Place<'_>,
+        fleet: &Fleet,
+        pace: &mut Pace,
+    ) -> Result<Board, Failure> {
+        let board = Board::default();
+        for number in 1..=AGENTS {
+            let agent = Agent::new(place, fleet, number, board.clone(), pace.fork())?;
+            let (mut shown, mut stop) = (fleet.watch(), self.stop.subscribe());
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    Ok(_) = shown.wait_for(|shown| shown.published.is_some()) => {}
+                    () = stopped(&mut stop) => return,
+                }
+                drop(shown); // only a look, no watcher
+                agent.live(stop).await;
+            });
+        }
+        Ok(board)
+    }
+
+    /// Lets them end, and kills those that do not.
+    pub(super) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_TIME, ending).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+    }
+}
 
 /// One agent.
-pub(super) struct Agent {
-    client: Client,
-    fleet: String,
-    id: String,
+struct Agent {
+    config: Config,
+    script: PathBuf,
+    board: Board,
     pace: Pace,
+    /// How long its reload takes when it does not hang.
+    reload: Duration,
+    hangs: bool,
 }
 
 impl Agent {
-    pub(super) fn new(client: Client, fleet: &str, dc: &str, number: usize, pace: Pace) -> Self {
-        Self { client, fleet: fleet.into(), id: format!("proxy-{number:02}.{dc}"), pace }
+    /// Writes what a user would write, and reads it.
+    fn new(
+        place: Place<'_>,
+        fleet: &Fleet,
+        number: usize,
+        board: Board,
+        mut pace: Pace,
+    ) -> Result<Self, Failure> {
+        let id = format!("proxy-{number:02}.{}", fleet.config().dc);
+        let folder = place.folder.join(&id);
+        std::fs::create_dir_all(&folder)?;
+        let (template, output) = TEMPLATES[number % TEMPLATES.len()];
+        let (state, script) = (folder.join("state"), folder.join("reload"));
+        let spacing = format_duration(pace.time(SPACING).max(LEAST_SPACING));
+        let text = format!(
+            "[directory]\nurls = [\"http://{}\"]\nfleet = \"{}\"\nwait = \"20s\"\n\n\
+             [agent]\nid = \"{id}\"\nstate = {state:?}\nstatus = \"off\"\n\n\
+             [[render]]\ntemplate = \"builtin:{template}\"\noutput = {:?}\nreload = [\"sh\", {script:?}]\n\
+             spacing = \"{spacing}\"\nquiet = \"100ms\"\ntimeout = \"600s\"\n",
+            place.directory,
+            fleet.config().name,
+            folder.join(output),
+        );
+        std::fs::write(folder.join("agent.toml"), &text)?;
+        let config = Config::parse(&text, |_| None)?;
+        let reload = pace.some_time(0.05, 0.5);
+        let agent = Self { config, script, board, pace, reload, hangs: false };
+        agent.write_script(reload)?;
+        Ok(agent)
     }
 
-    /// Lives, dies and comes back for ever.
-    pub(super) async fn live(mut self) {
+    /// Lives, dies and comes back until it is told to stop.
+    async fn live(mut self, mut stop: watch::Receiver<bool>) {
         loop {
-            let start = self.pace.uuid();
             let dies = Instant::now() + self.pace.some_time(60.0, 600.0);
-            tokio::select! {
-                () = self.follow(&start) => {}
-                () = sleep_until(dies) => {}
+            let is_told = tokio::select! {
+                () = self.run(stop.clone()) => *stop.borrow(),
+                () = sleep_until(dies) => false,
+            };
+            self.board.change(&self.config.agent.id, |seat| *seat = Seat::default());
+            let pause = self.pace.some_time(4.0, 15.0);
+            if is_told || timeout(pause, stopped(&mut stop)).await.is_ok() {
+                return;
             }
-            sleep(self.pace.some_time(4.0, 15.0)).await;
         }
     }
 
-    /// Polls, and applies what comes at the same time: an agent that hangs is still there, and holds.
-    async fn follow(&mut self, start: &str) {
-        let (mut have, mut applied) = (None, None);
-        let mut applying: Option<(u64, Instant)> = None;
+    /// One life. An agent that cannot start has said why in the log, and tries again in its next.
+    async fn run(&mut self, mut stop: watch::Receiver<bool>) {
+        let id = self.config.agent.id.clone();
+        self.board.change(&id, |seat| seat.is_running = true);
+        let (published, mut statuses) = watch::channel(Arc::default());
+        let (config, clock) = (self.config.clone(), Clock::system());
+        let stop = async move { stopped(&mut stop).await };
+        let mut running = Box::pin(pikepole_agent::run_watched(config, None, clock.clone(), published, stop));
+        let mut applied = None;
         loop {
-            let agent = AgentPoll { id: &self.id, start, applied };
-            let poll = self.client.poll(&self.fleet, Poll { after: have, wait: WAIT, agent: Some(agent) });
-            let done = async {
-                match applying {
-                    Some((_, at)) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                answer = poll => match answer {
-                    Ok(Polled::Roster(roster, _)) => {
-                        have = Some(roster.revision);
-                        // What it is at takes its time; the newest roster is what comes of it.
-                        let at = applying.map(|(_, at)| at);
-                        let at = at.unwrap_or_else(|| Instant::now() + self.pace.reload());
-                        applying = Some((roster.revision, at));
+                ended = &mut running => {
+                    if let Err(error) = ended {
+                        tracing::warn!(id, %error, "an agent of the demo did not start");
                     }
-                    Ok(Polled::Unchanged(_)) => {}
-                    Err(_) => sleep(PAUSE).await,
-                },
-                () = done => applied = applying.take().map(|(revision, _)| revision),
+                    return;
+                }
+                Ok(()) = statuses.changed() => {
+                    let status = Arc::clone(&statuses.borrow_and_update());
+                    if let Some(revision) = status.applied.filter(|revision| applied != Some(*revision)) {
+                        applied = Some(revision);
+                        let now = clock.now().as_millis();
+                        self.board.change(&id, |seat| seat.applied = Some((revision, now)));
+                        self.throw_dice();
+                    }
+                }
             }
         }
     }
+
+    /// Now and then the next reload hangs.
+    fn throw_dice(&mut self) {
+        let hang = self.pace.hang();
+        if hang.is_none() && !self.hangs {
+            return;
+        }
+        self.hangs = hang.is_some();
+        if let Err(error) = self.write_script(hang.unwrap_or(self.reload)) {
+            tracing::warn!(%error, "cannot change how long a reload takes");
+        }
+    }
+
+    /// Put in place whole: a shell may be about to read it.
+    fn write_script(&self, takes: Duration) -> io::Result<()> {
+        let aside = self.script.with_extension("new");
+        std::fs::write(
+            &aside,
+            format!("# Stands for a shipper's reload.\nexec sleep {:.3}\n", takes.as_secs_f64()),
+        )?;
+        std::fs::rename(aside, &self.script)
+    }
+}
+
+/// Whoever could say it is gone: that is the end too.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }

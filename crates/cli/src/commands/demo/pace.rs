@@ -24,13 +24,18 @@ impl Pace {
         Duration::from_secs_f64((least + (most - least) * self.rng.f64()) / self.speed)
     }
 
-    /// How long an agent takes to use a roster. One in two hundred hangs; some of those longer than a drain
-    /// may last.
-    pub(super) fn reload(&mut self) -> Duration {
+    /// So much of production's time.
+    pub(super) fn time(&self, time: Duration) -> Duration {
+        time.div_f64(self.speed)
+    }
+
+    /// Whether an agent's next reload hangs, and for how long. One in two hundred does; some of those longer
+    /// than a drain may last.
+    pub(super) fn hang(&mut self) -> Option<Duration> {
         match self.rng.u32(0..800) {
-            0 => self.some_time(70.0, 90.0),
-            1..=3 => self.some_time(8.0, 40.0),
-            _ => self.some_time(0.2, 3.0),
+            0 => Some(self.some_time(70.0, 90.0)),
+            1..=3 => Some(self.some_time(8.0, 40.0)),
+            _ => None,
         }
     }
 
@@ -40,15 +45,5 @@ impl Pace {
 
     pub(super) fn below(&mut self, end: usize) -> usize {
         self.rng.usize(0..end)
-    }
-
-    pub(super) fn uuid(&mut self) -> String {
-        let (high, low) = (self.rng.u64(..), self.rng.u64(..));
-        let (first, second, third) = (high >> 32, (high >> 16) & 0xffff, high & 0xfff);
-        format!(
-            "{first:08x}-{second:04x}-4{third:03x}-8{:03x}-{:012x}",
-            (low >> 48) & 0xfff,
-            low & 0xffff_ffff_ffff
-        )
     }
 }

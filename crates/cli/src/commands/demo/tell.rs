@@ -1,5 +1,5 @@
-//! Prints the life of a fleet: a line for every member that changes, and for every step of a collector on
-//! its way in or out.
+//! Prints the life of a fleet: a line for every member that changes, for every step of a collector on its
+//! way in or out, and for every roster that its agents have rendered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,15 @@ use pikepole_fleet::drain::{Convergence, convergence};
 use pikepole_fleet::{Change, HookEnd, InstanceId, Life, MemberChange, Revision, Timestamp, Transition};
 use tokio::time::{Instant, sleep};
 
+use super::agents::{AGENTS, Board};
 use crate::commands::print;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two lines that say how many still hold.
 const HOLD_EVERY: Duration = Duration::from_millis(1_500);
+/// After this it is told who has not rendered a roster yet.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was told of one life.
 #[derive(Debug, Default)]
@@ -32,14 +35,17 @@ struct Told {
 /// What was told of one fleet.
 struct Teller {
     fleet: Arc<Fleet>,
+    agents: Board,
     clock: Clock,
     changes: Option<Revision>,
+    /// The newest change, until its agents were told of: one that replaces it replaces that line too.
+    spreading: Option<(Revision, Timestamp)>,
     lives: BTreeMap<InstanceId, Told>,
 }
 
 /// Prints as long as somebody reads.
-pub(super) async fn tell(fleet: Arc<Fleet>, clock: Clock) {
-    let mut teller = Teller { fleet, clock, changes: None, lives: BTreeMap::new() };
+pub(super) async fn tell(fleet: Arc<Fleet>, agents: Board, clock: Clock) {
+    let mut teller = Teller { fleet, agents, clock, changes: None, spreading: None, lives: BTreeMap::new() };
     loop {
         let lines = teller.news();
         if !lines.is_empty() && print(&lines).is_err() {
@@ -57,6 +63,7 @@ impl Teller {
         let last = self.changes;
         for change in state.changes.iter().filter(|change| Some(change.revision) > last) {
             self.changes = Some(change.revision);
+            self.spreading = Some((change.revision, change.at));
             lines.extend(change.members.iter().map(|member| changed(name, change, member)));
         }
         self.lives.retain(|id, _| state.lives.get(id).is_some());
@@ -64,11 +71,44 @@ impl Teller {
         for (id, life) in state.lives.iter() {
             let told = self.lives.entry(id.clone()).or_default();
             for (at, words) in told.news(life, now, || holders(&self.fleet, life)) {
-                lines.push_str(&line(at, name, '·', id, &words));
+                lines.push_str(&line(at, name, '·', id.as_str(), &words));
             }
+        }
+        if let Some((revision, at)) = self.spreading
+            && let Some(words) = spread(revision, at, now, &self.agents)
+        {
+            self.spreading = None;
+            lines.push_str(&line(now, name, '=', "", &words));
         }
         lines
     }
+}
+
+/// How far a revision has come among the agents; `None`: they are at it.
+fn spread(revision: Revision, since: Timestamp, now: Timestamp, agents: &Board) -> Option<String> {
+    let seats = agents.seats();
+    let mut last = since;
+    let (mut at_it, mut behind) = (0, Vec::new());
+    for (id, seat) in &seats {
+        match seat.applied {
+            Some((applied, at)) if applied >= revision.get() => {
+                at_it += 1;
+                last = last.max(Timestamp::from_millis(at));
+            }
+            _ if seat.is_running => behind.push(id.as_str()),
+            _ => {} // it is dead, and comes back with the newest one
+        }
+    }
+    if at_it == 0 || (!behind.is_empty() && now.since(since) < PATIENCE) {
+        return None;
+    }
+    let not_yet = match behind[..] {
+        [] => String::new(),
+        [one] => format!("; not {one}"),
+        _ => format!("; {} do not yet", behind.len()),
+    };
+    let within = last.since(since).as_millis();
+    Some(format!("{at_it} of {AGENTS} agents rendered revision {revision} within {within} ms{not_yet}"))
 }
 
 /// How many live agents still hold, of how many. `None`: no agent is known.
@@ -161,10 +201,12 @@ fn changed(fleet: &str, change: &Change, member: &MemberChange) -> String {
         (Some(_), Some(state)) => ('~', state.as_str()),
     };
     let words = format!("{:<11} {:<15} {}", state, member.address.to_string(), change.cause);
-    line(change.at, fleet, sign, &member.instance_id, &words)
+    line(change.at, fleet, sign, member.instance_id.as_str(), &words)
 }
 
-fn line(at: Timestamp, fleet: &str, sign: char, id: &InstanceId, words: &str) -> String {
+/// `who` is an instance, or nobody in particular.
+fn line(at: Timestamp, fleet: &str, sign: char, who: &str, words: &str) -> String {
     let time = pikepole_api::time::format(at);
-    format!("{}  {fleet:<18} {sign} {id}  {words}\n", time.get(11..19).unwrap_or_default())
+    let gap = if who.is_empty() { "" } else { "  " };
+    format!("{}  {fleet:<18} {sign} {who}{gap}{words}\n", time.get(11..19).unwrap_or_default())
 }

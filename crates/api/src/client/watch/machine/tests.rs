@@ -80,6 +80,86 @@ fn directories_are_tried_in_turn_and_a_whole_round_soon() {
     }
     assert_eq!(run.asked.iter().map(|a| a.1).collect::<Vec<_>>(), [0, 1, 2]);
     assert!(run.now - begin < seconds(1), "{:?}", run.now - begin);
+    run.roster(1, 1);
+    let begin = run.now;
+    for _ in 0..3 {
+        run.answer(Duration::ZERO, Ending::Failed);
+    }
+    assert!(run.now - begin < SPREAD + seconds(1), "only the first of a round waits: {:?}", run.now - begin);
+}
+
+/// What a thousand watches do when their directories end at once and come back. Each polls at its own
+/// moment, as a minute of polling has it.
+struct Loss {
+    /// Losses like this one since a poll was not cut.
+    before: u32,
+    /// Of each directory: for how long it is away, from the loss on.
+    away: Vec<Duration>,
+    ending: Ending,
+}
+
+impl Loss {
+    /// The most requests at one directory in any 100 ms, and the time until every watch was answered.
+    fn happens(&self) -> (usize, Duration) {
+        let begin = Instant::now();
+        let lost = begin + seconds(120);
+        let (mut asked, mut last) = (vec![Vec::new(); self.away.len()], lost);
+        for _ in 0..1000 {
+            let mut run = Run::new(self.away.len());
+            run.now = begin;
+            run.roster(7, 7);
+            for _ in 0..self.before {
+                run.answer(seconds(20), self.ending);
+                run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(7) });
+            }
+            run.ask();
+            run.now = lost;
+            run.machine.ended(self.ending, lost);
+            run.asked.clear();
+            loop {
+                let (endpoint, ..) = run.ask();
+                if run.now >= lost + self.away[endpoint] {
+                    break;
+                }
+                run.machine.ended(Ending::Cut, run.now);
+            }
+            last = last.max(run.now);
+            run.asked.iter().for_each(|(at, endpoint)| asked[*endpoint].push(*at));
+        }
+        let most = |times: &mut Vec<Instant>| {
+            times.sort_unstable();
+            let until = |from: &Instant| *from + Duration::from_millis(100);
+            let before = |end: Instant| times.partition_point(|at| *at < end);
+            let window = |from: &Instant| before(until(from)) - before(*from);
+            times.iter().map(window).max().unwrap_or(0)
+        };
+        (asked.iter_mut().map(most).max().unwrap_or(0), last - lost)
+    }
+}
+
+#[test]
+fn a_thousand_watches_that_lose_their_directory_come_back_spread_and_soon() {
+    fastrand::seed(7);
+    let killed = Ending::Cut;
+    let stopped = Ending::Busy { retry_after: Some(Duration::ZERO) };
+    for (ending, before) in [(killed, 0), (killed, 1), (stopped, 0), (Ending::Failed, 0)] {
+        for away in [vec![0], vec![2], vec![2, 0], vec![2, 2, 2], vec![60], vec![60, 60]] {
+            let longest = seconds(away.iter().copied().min().unwrap());
+            let away: Vec<_> = away.into_iter().map(seconds).collect();
+            let words = format!("{ending:?} {away:?} {before}");
+            let (most, took) = Loss { before, away, ending }.happens();
+            assert!(most <= 50, "{words}: {most} in 100 ms");
+            assert!(took <= longest + seconds(10), "{words}: the last after {took:?}");
+        }
+    }
+}
+
+#[test]
+fn told_to_come_later_they_do_not_come_together() {
+    fastrand::seed(7);
+    let ending = Ending::Busy { retry_after: Some(seconds(5)) };
+    let (most, took) = Loss { before: 0, away: vec![Duration::ZERO], ending }.happens();
+    assert!(most <= 50 && took >= seconds(5) && took <= seconds(10), "{most} {took:?}");
 }
 
 #[test]
@@ -91,12 +171,13 @@ fn failures_back_off_to_a_limit_and_are_forgotten() {
     let gaps: Vec<Duration> = run.asked.windows(2).skip(20).map(|w| w[1].0 - w[0].0).collect();
     let mean = gaps.iter().sum::<Duration>() / u32::try_from(gaps.len()).unwrap();
     assert!(gaps.iter().all(|g| *g <= LONGEST_WAIT), "{gaps:?}");
-    assert!((seconds(3)..seconds(7)).contains(&mean), "full jitter around half of the longest: {mean:?}");
+    assert!(gaps.iter().all(|g| *g >= SPREAD), "{gaps:?}");
+    assert!((seconds(6)..seconds(8)).contains(&mean), "jitter between the two: {mean:?}");
     run.roster(1, 1);
     run.answer(Duration::ZERO, Ending::Failed);
     let before = run.now;
     run.ask();
-    assert!(run.now - before <= FIRST_WAIT);
+    assert!(run.now - before <= SPREAD);
 }
 
 #[test]
@@ -137,16 +218,31 @@ fn a_cache_that_answers_at_once_is_asked_less_and_less() {
 }
 
 #[test]
+fn a_directory_that_ended_makes_no_poll_shorter() {
+    let mut run = Run::new(1);
+    run.roster(7, 7);
+    for _ in 0..3 {
+        assert_eq!(run.ask().2, WAIT);
+        run.now += seconds(3);
+        assert_eq!(run.machine.ended(Ending::Cut, run.now), Verdict::Failed, "it was killed");
+        run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(8) });
+        run.answer(WAIT, Ending::Unchanged { confirmed_at: at(9) });
+    }
+}
+
+#[test]
 fn polls_that_are_cut_become_shorter_and_slowly_longer_again() {
     let mut run = Run::new(1);
     run.roster(7, 7);
+    assert_eq!(run.answer(seconds(30), Ending::Cut), Verdict::Failed, "it may have been killed");
+    run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(8) });
     assert_eq!(run.ask().2, WAIT);
     run.now += seconds(30); // a load balancer with an idle time-out of 30 s
     let Verdict::Shortened(wait) = run.machine.ended(Ending::Cut, run.now) else { panic!("not noticed") };
     assert_eq!(wait, Duration::from_millis(22_500));
     let before = run.now;
     assert_eq!(run.ask(), (0, Some(7), wait));
-    assert!(run.now - before <= FIRST_WAIT, "the next poll follows at once");
+    assert!(run.now - before <= SPREAD, "the next poll follows soon");
     run.now += wait;
     assert_eq!(run.machine.ended(Ending::Unchanged { confirmed_at: at(8) }, run.now), Verdict::Same);
     assert_eq!(run.ask().2, wait, "not longer at once");
