@@ -3,10 +3,10 @@
 
 mod collectors;
 mod guard;
+mod log_path;
 mod relay;
 mod render;
 mod size;
-#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not carry logs itself yet"))]
 mod spool;
 mod tail;
 
@@ -20,6 +20,7 @@ use pikepole_config::{ConfigError, Mistakes, Secret, Section};
 
 pub use collectors::{CollectorsConfig, CollectorsTls, Order};
 pub use guard::{Globs, GuardConfig, Policy};
+pub use log_path::LogPathConfig;
 pub use relay::{RelayConfig, RelayTls};
 pub use render::{Command, RenderConfig, Source};
 pub use spool::SpoolConfig;
@@ -31,8 +32,6 @@ const MAX_ID: usize = 128;
 const MAX_URLS: usize = 16;
 /// Files one agent renders.
 const MAX_RENDERS: usize = 64;
-/// Parts of the configuration that this version does not have.
-const NOT_YET: [&str; 4] = ["relay", "tail", "spool", "collectors"];
 
 /// The whole configuration of an agent.
 #[derive(Debug, Clone)]
@@ -45,6 +44,8 @@ pub struct Config {
     pub renders: Vec<RenderConfig>,
     /// `[disk_guard]`; `None`: no disk is watched.
     pub guard: Option<GuardConfig>,
+    /// `[relay]`, `[[tail]]`, `[spool]`, `[collectors]`; `None`: the agent carries no logs itself.
+    pub log_path: Option<LogPathConfig>,
 }
 
 /// Whom to follow.
@@ -95,13 +96,9 @@ impl Config {
             root.sections("render").into_iter().filter_map(render::render).collect();
         let own = renders.iter().map(|render| render.output.clone()).chain([agent.state.clone()]).collect();
         let guard = root.optional_section("disk_guard").and_then(|s| guard::guard(s, own));
-        for part in NOT_YET {
-            if root.remove(part) {
-                root.mistake(part, "not in this version of pikepole, which only renders; remove it");
-            }
-        }
-        if renders.is_empty() {
-            root.mistake("render", "at least one [[render]] is required");
+        let log_path = log_path::log_path(&mut root, &agent.state, &env);
+        if renders.is_empty() && log_path.is_none() {
+            root.mistake("render", "nothing to do: add [[render]], [relay] or [[tail]]");
         }
         if renders.len() > MAX_RENDERS {
             root.mistake("render", &format!("at most {MAX_RENDERS} of them"));
@@ -110,7 +107,7 @@ impl Config {
         root.finish();
         mistakes.into_result()?;
         let directory = directory.ok_or_else(|| ConfigError(vec!["directory: required".into()]))?;
-        Ok(Self { directory, agent, renders, guard })
+        Ok(Self { directory, agent, renders, guard, log_path })
     }
 
     /// A client of each directory.

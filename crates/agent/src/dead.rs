@@ -92,6 +92,11 @@ impl DeadLetters {
         Self { shared: Arc::new(shared) }
     }
 
+    /// The file that is written.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.shared.folder.join(NAME)
+    }
+
     /// Letters kept since the start.
     pub(crate) fn kept(&self) -> u64 {
         self.shared.kept.load(Ordering::Relaxed)

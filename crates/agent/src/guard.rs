@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::config::{GuardConfig, Policy};
 use crate::state::Records;
 use crate::trouble::Kind;
-use forecast::Forecast;
+pub(crate) use forecast::Forecast;
 use ledger::Ledger;
 use levels::Levels;
 use worker::{Passed, Worker};

@@ -7,7 +7,6 @@
 //! called applied only when every shipper was reloaded with it.
 
 mod apply;
-#[expect(dead_code, reason = "nothing runs it yet")]
 mod balance;
 mod clock;
 mod command;
@@ -15,17 +14,19 @@ pub mod config;
 mod dead;
 mod frame;
 mod guard;
+mod log_path;
 mod once;
 mod output;
 pub mod planner;
+mod queue;
 mod relay;
 mod run;
 mod state;
 pub mod status;
-#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not carry logs itself yet"))]
 mod tail;
 mod template;
 pub mod trouble;
+mod wire;
 
 pub use clock::Clock;
 pub use config::Config;

@@ -44,8 +44,16 @@ pub enum Kind {
     NoCollector,
     /// One collector fails again and again.
     CollectorFailing,
-    /// Events that no collector takes were given up.
+    /// Events that nobody can take are among the dead letters.
     EventsDeadLettered,
+    /// The spool has no room: sources wait, or the oldest events go.
+    SpoolFull,
+    /// The spool cannot write or sync.
+    SpoolFailing,
+    /// Part of the spool could not be read.
+    SpoolDamaged,
+    /// Events were given up to make room.
+    EventsDropped,
 }
 
 impl Kind {
@@ -68,6 +76,10 @@ impl Kind {
             Self::NoCollector => "no_collector",
             Self::CollectorFailing => "collector_failing",
             Self::EventsDeadLettered => "events_dead_lettered",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolFailing => "spool_failing",
+            Self::SpoolDamaged => "spool_damaged",
+            Self::EventsDropped => "events_dropped",
         }
     }
 }

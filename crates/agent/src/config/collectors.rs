@@ -71,7 +71,6 @@ pub struct CollectorsConfig {
 
 /// An absent section is the same as an empty one. `env_zone` is the zone if the section names none:
 /// `AWS_AVAILABILITY_ZONE` of the environment.
-#[cfg_attr(not(test), expect(dead_code, reason = "the agent does not read this section yet"))]
 pub(super) fn collectors(mut s: Section<'_>, env_zone: Option<String>) -> CollectorsConfig {
     let tls = s.optional_section("tls").map(tls);
     let compression = s.integer("compression", 0..=9).and_then(|n| u8::try_from(n).ok()).unwrap_or(3);

@@ -1,4 +1,4 @@
-//! When a disk is full, from how its free space went. Pure.
+//! When a disk, or the room of a spool, is full, from how its free space went. Pure.
 //!
 //! Not an alarm: that is in `levels.rs`.
 //!
@@ -25,14 +25,14 @@ const STEP: u64 = 100;
 
 /// What is known of a disk's past.
 #[derive(Debug, Default)]
-pub(super) struct Forecast {
+pub(crate) struct Forecast {
     samples: VecDeque<(Instant, u64)>,
     last: Option<u64>,
 }
 
 impl Forecast {
     /// Takes in the free space of now, in bytes.
-    pub(super) fn observe(&mut self, now: Instant, free: u64, total: u64) {
+    pub(crate) fn observe(&mut self, now: Instant, free: u64, total: u64) {
         if self.last.is_some_and(|last| free > last.saturating_add(total / STEP)) {
             self.samples.clear();
         }
@@ -52,14 +52,14 @@ impl Forecast {
     }
 
     /// Whether there is enough data to say anything.
-    pub(super) fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         let span = self.samples.front().zip(self.samples.back());
         let span = span.map(|((first, _), (last, _))| last.saturating_duration_since(*first));
         self.samples.len() >= MIN_SAMPLES && span >= Some(MIN_SPAN)
     }
 
     /// When the disk is full; `None`: not within a month, or not known.
-    pub(super) fn until_full(&self) -> Option<Duration> {
+    pub(crate) fn until_full(&self) -> Option<Duration> {
         let rate = self.rate()?;
         let free = self.last? as f64;
         if rate >= 0.0 {

@@ -1,0 +1,124 @@
+//! Connections to collectors: the balancer's seams, made of Lumberjack.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pikepole_lumberjack::client::{self, ConnectError, Connector, TlsConfig, TlsError};
+use pikepole_lumberjack::encode::EncodedWindow;
+use pikepole_lumberjack::{Acked, Refused, Sender};
+use tokio::time::Instant;
+
+use crate::balance::{Ack, Connection, Dial, Key, LinkError, Read, Why, Write, kernel_tells, path_probe};
+use crate::config::CollectorsConfig;
+
+/// Connects to collectors.
+#[derive(Debug)]
+pub(super) struct Collectors {
+    connector: Connector,
+}
+
+impl Collectors {
+    /// Reads the files of TLS; they are read again when they change.
+    pub(super) fn new(config: &CollectorsConfig) -> Result<Self, TlsError> {
+        let tls = config.tls.as_ref().map(|tls| {
+            let (cert, key) = tls.identity.clone().unzip();
+            TlsConfig { ca: tls.ca.clone(), cert, key, server_name: tls.server_name.clone() }
+        });
+        let options = client::Options {
+            connect_timeout: config.connect_timeout,
+            // Where the kernel can be asked, the balancer knows better than this option which host is gone.
+            user_timeout: if kernel_tells() { config.silence } else { config.user_timeout },
+            ..client::Options::default()
+        };
+        Ok(Self { connector: Connector::new(options, tls.as_ref())? })
+    }
+}
+
+/// The acks' side of a connection, which both halves know.
+#[derive(Debug, Clone)]
+struct Acks {
+    began: Instant,
+    sender: Arc<Mutex<Sender>>,
+}
+
+impl Acks {
+    fn lock(&self) -> (MutexGuard<'_, Sender>, Duration) {
+        (self.sender.lock().unwrap_or_else(PoisonError::into_inner), self.began.elapsed())
+    }
+}
+
+/// Writes windows.
+pub(super) struct Writer {
+    writer: client::Writer,
+    acks: Acks,
+}
+
+/// Reads acks.
+pub(super) struct Reader {
+    reader: client::Reader,
+    acks: Acks,
+    /// Those that came with the last bytes, and what was wrong behind them.
+    read: VecDeque<Ack>,
+    refused: Option<Refused>,
+}
+
+impl Dial for Collectors {
+    type Window = EncodedWindow;
+    type Writer = Writer;
+    type Reader = Reader;
+
+    async fn connect(&self, to: &Key) -> Result<Connection<Writer, Reader>, LinkError> {
+        let (writer, reader) = self.connector.connect(to.address).await.map_err(|error| failed(&error))?;
+        let probe = path_probe(writer.local_addr(), to.address);
+        let sender = Arc::new(Mutex::new(Sender::new(Duration::ZERO)));
+        let acks = Acks { began: Instant::now(), sender };
+        let reader = Reader { reader, acks: acks.clone(), read: VecDeque::new(), refused: None };
+        Ok(Connection { writer: Writer { writer, acks }, reader, probe })
+    }
+}
+
+fn failed(error: &ConnectError) -> LinkError {
+    let why = match error {
+        ConnectError::Timeout(_) => Why::ConnectTimeout,
+        ConnectError::Io(error) => Why::of(error),
+        ConnectError::HandshakeTimeout(_) | ConnectError::Handshake(_) => Why::Tls,
+    };
+    LinkError { why, detail: error.to_string() }
+}
+
+impl Write<EncodedWindow> for Writer {
+    async fn write(&mut self, number: u64, events: u32, window: EncodedWindow) -> Result<(), LinkError> {
+        let (mut sender, now) = self.acks.lock();
+        sender.sent(number, events, now); // before it is: its ack may be here as soon as its last byte is there
+        drop(sender);
+        Ok(self.writer.write(&window).await?)
+    }
+}
+
+impl Read for Reader {
+    async fn read(&mut self) -> Result<Ack, LinkError> {
+        loop {
+            if let Some(ack) = self.read.pop_front() {
+                return Ok(ack);
+            }
+            if let Some(refused) = self.refused {
+                return Err(LinkError { why: Why::BadAck, detail: refused.to_string() });
+            }
+            let bytes = self.reader.read().await?;
+            if bytes.is_empty() {
+                return Err(LinkError { why: Why::Closed, detail: "it closed the connection".into() });
+            }
+            let (mut sender, now) = self.acks.lock();
+            let mut read = |acked| {
+                self.read.push_back(match acked {
+                    Acked::Window { number } => Ack::Window(number),
+                    Acked::Partial { .. } => Ack::Partial,
+                    Acked::KeepAlive => Ack::KeepAlive,
+                });
+            };
+            // What it acked before that is acked.
+            self.refused = sender.input(bytes, now, &mut read).err();
+        }
+    }
+}
