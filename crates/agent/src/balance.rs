@@ -23,7 +23,7 @@ use crate::config::{CollectorsConfig, Order};
 
 pub(crate) use driver::{Balancer, Watches};
 pub(crate) use path::{PathProbe, kernel_tells, path_probe};
-pub(crate) use planner::{Key, Path, Policy, Why};
+pub(crate) use planner::{Key, Policy, Why};
 
 /// The queue.
 pub(crate) trait Source: Send + Sync + 'static {

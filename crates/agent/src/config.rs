@@ -211,7 +211,7 @@ fn check_unique(renders: &[RenderConfig], mistakes: &Mistakes) {
     }
 }
 
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

@@ -7,7 +7,7 @@
 
 mod collectors;
 mod seams;
-pub mod status;
+pub(crate) mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,17 +18,16 @@ use pikepole_lumberjack::server;
 use pikepole_spool::{Durability, WhenFull};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::balance::{self, Balancer, Watches};
 use crate::clock::Clock;
-use crate::config::{LogPathConfig, Order};
+use crate::config::{LogPathConfig, Order, host_name};
 use crate::dead::DeadLetters;
 use crate::queue::{self, Queue, QueueStats, Share};
 use crate::relay::{self, Relay, Shippers};
 use crate::run::RunError;
-use crate::state::host_name;
 use crate::tail::{self, Tail, TailStatus, Who};
 use crate::trouble::Kind;
 use crate::wire::Wire;
@@ -50,13 +49,14 @@ pub(crate) struct Report {
     pub(crate) applied: Option<u64>,
 }
 
-/// What runs.
+/// What runs. Dropping it is what a kill is to a process.
 pub(crate) struct LogPath {
     stop: watch::Sender<bool>,
-    relay: Option<JoinHandle<()>>,
     tail: Option<Tail>,
-    balancer: JoinHandle<()>,
-    reporter: JoinHandle<()>,
+    /// Relay and balancer; each ends when it is told to stop.
+    carriers: JoinSet<()>,
+    /// Never ends by itself.
+    reporter: JoinSet<()>,
     queue: Queue,
 }
 
@@ -86,11 +86,11 @@ impl LogPath {
         let opened = tokio::task::spawn_blocking(move || Queue::open(options, opening)).await;
         let (queue, opened) = opened.map_err(|e| setup(e.to_string()))?.map_err(setup)?;
         let dead = DeadLetters::new(&config.state);
-        let dial =
-            Collectors::new(&config.collectors).map_err(|e| setup(format!("collectors.tls: {e}")))?;
+        let dial = Collectors::new(&config.collectors).map_err(|e| setup(format!("collectors.tls: {e}")))?;
         let (stop, stopping) = watch::channel(false);
         let relay = Relay::new(queue.clone(), dead.clone(), clock.clone(), level(config).max(1));
-        let relay = listen(config, relay, stopping.clone()).await?;
+        let mut carriers = JoinSet::new();
+        let relay = listen(config, relay, &mut carriers, stopping.clone()).await?;
         let who = Who { agent: agent.into(), host: host_name() };
         let tail = match config.tails.is_empty() {
             true => None,
@@ -110,9 +110,8 @@ impl LogPath {
             letters,
         };
         let (balancer, balance) = Balancer::new(parts, balance::Options::new(&config.collectors));
-        let balancer = tokio::spawn(balancer.run(rosters, until(stopping)));
+        carriers.spawn(balancer.run(rosters, until(stopping)));
         let found_damage = opened.recovered.damaged_bytes > 0 || opened.recovered.missing_segments > 0;
-        let (serving, relay) = relay.map(|(task, relay, listen)| (task, (relay, listen))).unzip();
         let looks = Looks {
             config: config.clone(),
             relay,
@@ -123,24 +122,25 @@ impl LogPath {
             observer: Observer::new(found_damage, Instant::now()),
             clock,
         };
-        let reporter = tokio::spawn(looks.report(reports));
-        Ok(Self { stop, relay: serving, tail, balancer, reporter, queue })
+        let mut reporter = JoinSet::new();
+        reporter.spawn(looks.report(reports));
+        Ok(Self { stop, tail, carriers, reporter, queue })
     }
 
     /// Takes nothing in any more, waits a little for acks both ways, and makes everything durable.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
-        if let Some(tail) = self.tail
+        if let Some(tail) = self.tail.take()
             && tokio::task::spawn_blocking(move || tail.stop()).await.is_err()
         {
             tracing::error!("stopping the tail ended unexpectedly");
         }
-        for (task, what) in self.relay.into_iter().map(|t| (t, "relay")).chain([(self.balancer, "balancer")]) {
-            if task.await.is_err() {
-                tracing::error!(what, "ended unexpectedly");
+        while let Some(ended) = self.carriers.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "relay or balancer ended unexpectedly");
             }
         }
-        self.reporter.abort();
+        self.reporter.shutdown().await;
         if let Err(error) = self.queue.close().await {
             tracing::error!(%error, "the spool could not be closed; what is not in it is sent again");
         }
@@ -178,14 +178,13 @@ fn queue_options(config: &LogPathConfig) -> queue::Options {
     }
 }
 
-type Serving = (JoinHandle<()>, Arc<Relay>, SocketAddr);
-
 /// Binds the relay's port and serves it.
 async fn listen(
     config: &LogPathConfig,
     relay: Arc<Relay>,
+    carriers: &mut JoinSet<()>,
     stopping: watch::Receiver<bool>,
-) -> Result<Option<Serving>, RunError> {
+) -> Result<Option<(Arc<Relay>, SocketAddr)>, RunError> {
     let Some(part) = &config.relay else { return Ok(None) };
     let options = relay::options(part, config.collectors.window);
     let options = options.map_err(|e| RunError::Setup(format!("relay.tls: {e}")))?;
@@ -198,8 +197,8 @@ async fn listen(
     tracing::info!(listen = %address, tls = part.tls.is_some(), "relay");
     let options = server::Options { grace: GRACE, ..options };
     let handler = Arc::new(Shippers(Arc::clone(&relay)));
-    let task = tokio::spawn(server::serve(listener, options, handler, until(stopping)));
-    Ok(Some((task, relay, address)))
+    carriers.spawn(server::serve(listener, options, handler, until(stopping)));
+    Ok(Some((relay, address)))
 }
 
 impl Looks {

@@ -204,6 +204,3 @@ impl Connection for Shipper {
         self.safe.recv().await.unwrap_or(Verdict::Close)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -23,12 +23,13 @@ use crate::apply::Applier;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::guard;
+use crate::log_path::{self, LogPath};
 use crate::planner::{Action, Finished, Planner, Policy};
 use crate::state::{Kept, State};
 use crate::status::{Status, server};
 use crate::template::variables;
 use crate::trouble::Kind;
-use agent::Agent;
+use agent::{Agent, Outlets};
 
 /// After this without any answer the roster on disk is used.
 const DISK_AFTER: Duration = Duration::from_secs(5);
@@ -86,9 +87,17 @@ pub async fn run_watched(
     let applier = Applier::new(config.renders.clone(), units.clone(), state, variables());
     let planner = Planner::new(policies(&config, &units));
     let (keep, keeping) = watch::channel(None);
-    let agent = Agent::new(&config, start, planner, kept, clock.clone(), keep);
+    let (rosters, to_carry) = watch::channel(None);
+    let agent = Agent::new(&config, start, planner, kept, clock.clone(), Outlets { keep, rosters });
     let mut tasks = JoinSet::new();
     let (report, guard) = watch::channel(None);
+    let (told, carried) = watch::channel(None);
+    let log_path = match &config.log_path {
+        Some(part) => {
+            Some(LogPath::start(part, &config.agent.id, clock.clone(), to_carry, told.clone()).await?)
+        }
+        None => None,
+    };
     if let Some(guard) = config.guard.clone() {
         tasks.spawn(guard::watch(guard, records, guard::system_probe(), clock.clone(), report.clone()));
     }
@@ -100,9 +109,13 @@ pub async fn run_watched(
     tasks.spawn(follow(watch, Certificates::new(config.clone()), news, progress));
     let keeper = tokio::spawn(keep_rosters(applier.clone(), keeping));
     tracing::info!(id = %config.agent.id, fleet = %words(&target), renders = config.renders.len(), "agent runs");
-    Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied, guard }
+    let looks = Looks { guard, carried };
+    Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied, looks }
         .run(events, stop)
         .await;
+    if let Some(log_path) = log_path {
+        log_path.stop().await;
+    }
     tasks.shutdown().await; // what the disk guard does is broken off
     // The loop is over and its sender gone: the last roster is on its way to the disk.
     if timeout(STOP_TIME, keeper).await.is_err() {
@@ -215,7 +228,13 @@ struct Loop {
     running: HashMap<Id, usize>,
     published: watch::Sender<Arc<Status>>,
     applied: watch::Sender<Option<u64>>,
+    looks: Looks,
+}
+
+/// What parts with a life of their own report.
+struct Looks {
     guard: watch::Receiver<Option<guard::Report>>,
+    carried: watch::Receiver<Option<log_path::Report>>,
 }
 
 impl Loop {
@@ -233,8 +252,11 @@ impl Loop {
                     None => break, // the watch ended, which it never does by itself
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.ended(done),
-                Ok(()) = self.guard.changed() => {
-                    self.agent.guarded(self.guard.borrow_and_update().clone());
+                Ok(()) = self.looks.guard.changed() => {
+                    self.agent.guarded(self.looks.guard.borrow_and_update().clone());
+                }
+                Ok(()) = self.looks.carried.changed() => {
+                    self.agent.carried(self.looks.carried.borrow_and_update().clone());
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
                 () = &mut disk, if is_waiting_for_disk => {

@@ -12,7 +12,11 @@ use pikepole_api::time::Rfc3339;
 use pikepole_fleet::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use crate::balance::status::{BalanceStatus, CollectorState, CollectorStatus};
 pub use crate::guard::{DiskGuardStatus, DiskStatus, Given, Totals};
+pub use crate::log_path::status::{Amount, DeadLetterStatus, LogPathStatus, SpoolStatus};
+pub use crate::relay::RelayStatus;
+pub use crate::tail::{SectionStatus, TailStatus};
 
 /// All that the agent says about itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +42,9 @@ pub struct Status {
     /// The disk guard; `null`: there is none.
     #[serde(default)]
     pub disk_guard: Option<DiskGuardStatus>,
+    /// The log path; `null`: this agent carries no logs itself.
+    #[serde(default)]
+    pub log_path: Option<LogPathStatus>,
     /// What was counted since the start.
     pub counts: Counts,
 }

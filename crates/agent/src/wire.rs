@@ -116,7 +116,10 @@ mod tests {
         let whole = wire.encode(&block(), 0..3).unwrap();
         assert_eq!((whole.body.clone(), read(&whole)), (block().body, EVENTS.map(String::from).to_vec()));
         let part = wire.encode(&block(), 1..3).unwrap();
-        assert_eq!((read(&part), part.compressed), (EVENTS[1..].iter().map(|e| (*e).to_string()).collect(), true));
+        assert_eq!(
+            (read(&part), part.compressed),
+            (EVENTS[1..].iter().map(|e| (*e).to_string()).collect(), true)
+        );
         assert_eq!(wire.event(&block(), 2).unwrap(), EVENTS[2]);
     }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use pikepole_config::Section;
 
-/// Most connections that may be allowed at a time.
+/// Most connections that may be allowed at a time. A host has a few shippers, and each may use some memory.
 const MOST_CONNECTIONS: i64 = 16_384;
 
 /// What shippers send to.
@@ -44,7 +44,7 @@ pub(super) fn relay(mut s: Section<'_>) -> Option<RelayConfig> {
         t.finish();
         RelayTls { cert, key, client_ca }
     });
-    let max_connections = s.integer("max_connections", 1..=MOST_CONNECTIONS).unwrap_or(1024);
+    let max_connections = s.integer("max_connections", 1..=MOST_CONNECTIONS).unwrap_or(64);
     s.finish();
     let max_connections = usize::try_from(max_connections).unwrap_or(usize::MAX);
     Some(RelayConfig { listen: address?, tls, max_connections })

@@ -52,11 +52,17 @@ output = "/tmp/y"
 template = "t"
 output = "/tmp/y"
 [relay]
-listen = "127.0.0.1:5044"
+listen = "5044"
+tls = { cert = "c.pem" }
 [[tail]]
 paths = []
 [spool]
+max_bytes = "1MiB"
+when_full = "drop"
+commit_every = "1m"
+commit_bytes = "1GiB"
 [collectors]
+compression = 11
 [disk_guard]
 paths = ["/", "logs", "/var/log", "/var/log/kong"]
 min_free = "1.5GiB"
@@ -79,10 +85,14 @@ setle = "1m"
         "render[0].alive:",
         "render[0].relod: unknown key (did you mean \"reload\"?)",
         "render.output: two",
-        "relay: not in this version",
-        "tail: not in this version",
-        "spool: not in this version",
-        "collectors: not in this version",
+        "relay.listen: \"5044\" is not an address",
+        "relay.tls.key: required",
+        "tail[0].paths: required",
+        "spool.max_bytes: \"1MiB\" is not a size of at least 16MiB",
+        "spool.when_full: \"drop\" is not \"block\" or \"drop_oldest\"",
+        "spool.commit_every: \"1m\" is not a duration from 1ms to 5s",
+        "spool.commit_bytes: \"1GiB\" is not a size of at least 64KiB and at most 64MiB",
+        "collectors.compression:",
         "disk_guard.paths: each must be a whole path",
         "disk_guard.paths: one of them is inside another",
         "disk_guard.min_free: \"1.5GiB\" is not a size",
@@ -175,4 +185,33 @@ fn a_glob_is_about_the_name_or_about_the_whole_path() {
     for path in ["/l/access.log", "/l/keep/a/b", "/l/x/keep/a"] {
         assert!(!protect.matches(Path::new(path)), "{path}");
     }
+}
+
+#[test]
+fn a_log_path_needs_one_word_and_has_sound_defaults() {
+    let config = parse(&format!("{DIRECTORY}[agent]\nstate = \"/s\"\n[relay]\n")).unwrap();
+    let path = config.log_path.unwrap();
+    let relay = path.relay.unwrap();
+    assert_eq!((relay.listen.to_string().as_str(), relay.max_connections), ("127.0.0.1:5044", 64));
+    let spool = path.spool;
+    assert_eq!(
+        (spool.path.to_str().unwrap(), spool.max_bytes, spool.min_free),
+        ("/s/spool", 10 << 30, 1 << 30)
+    );
+    assert!(spool.fsync && !spool.drop_oldest);
+    assert_eq!((path.collectors.window, path.collectors.compression), (2048, 3));
+
+    let left = parse(&format!(
+        "{DIRECTORY}[spool]\npath = \"/p\"\nwhen_full = \"drop_oldest\"\ndurability = \"none\"\n"
+    ));
+    let left = left.unwrap().log_path.expect("what is left in the spool is delivered");
+    assert!(left.relay.is_none() && left.tails.is_empty() && left.spool.drop_oldest && !left.spool.fsync);
+    assert_eq!(left.spool.path.to_str(), Some("/p"));
+}
+
+#[test]
+fn nothing_to_do_is_a_mistake_and_so_are_collectors_that_get_nothing() {
+    assert_eq!(mistakes(DIRECTORY), ["render: nothing to do: add [[render]], [relay] or [[tail]]"]);
+    let found = mistakes(&format!("{DIRECTORY}{RENDER}[collectors]\n"));
+    assert_eq!(found, ["collectors: only with [relay], [[tail]] or [spool]"]);
 }

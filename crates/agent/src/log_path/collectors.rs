@@ -46,6 +46,11 @@ impl Acks {
     fn lock(&self) -> (MutexGuard<'_, Sender>, Duration) {
         (self.sender.lock().unwrap_or_else(PoisonError::into_inner), self.began.elapsed())
     }
+
+    fn sent(&self, number: u64, events: u32) {
+        let (mut sender, now) = self.lock();
+        sender.sent(number, events, now);
+    }
 }
 
 /// Writes windows.
@@ -89,9 +94,7 @@ fn failed(error: &ConnectError) -> LinkError {
 
 impl Write<EncodedWindow> for Writer {
     async fn write(&mut self, number: u64, events: u32, window: EncodedWindow) -> Result<(), LinkError> {
-        let (mut sender, now) = self.acks.lock();
-        sender.sent(number, events, now); // before it is: its ack may be here as soon as its last byte is there
-        drop(sender);
+        self.acks.sent(number, events); // before it is: its ack may be here as soon as its last byte is there
         Ok(self.writer.write(&window).await?)
     }
 }

@@ -173,11 +173,16 @@ impl Observer {
     pub(super) fn troubles(&mut self, status: &LogPathStatus, now: Instant) -> Vec<(Kind, String, String)> {
         let spool = &status.spool;
         let mut troubles = Vec::new();
-        let mut tell = |kind, subject: &str, detail: String| troubles.push((kind, subject.to_string(), detail));
+        let mut tell =
+            |kind, subject: &str, detail: String| troubles.push((kind, subject.to_string(), detail));
         match (spool.state.as_str(), &spool.trouble) {
             ("full", _) => {
                 let waiting = spool.waiting.events;
-                tell(Kind::SpoolFull, "spool", format!("{waiting} events wait, and there is no room for more"));
+                tell(
+                    Kind::SpoolFull,
+                    "spool",
+                    format!("{waiting} events wait, and there is no room for more"),
+                );
             }
             ("failing", Some(why)) => tell(Kind::SpoolFailing, "spool", why.clone()),
             _ => {}
@@ -219,7 +224,7 @@ mod tests {
         let mut stats = QueueStats::default();
         (stats.spool.disk_bytes, stats.spool.free_bytes) = (300, Some(550));
         stats.spool.oldest_at = Some(4_000);
-        let mut look = |stats: &QueueStats| {
+        let look = |stats: &QueueStats| {
             Observer::default().spool(&config(), stats, Instant::now(), Timestamp::from_millis(9_000))
         };
         let status = look(&stats);

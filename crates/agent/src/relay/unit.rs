@@ -179,7 +179,10 @@ mod tests {
         assert!(!unit.needs_encoding());
         let block = unit.into_block(3, 5).unwrap();
         assert_eq!((block.events, block.event_bytes, block.at), (2, 7, 5));
-        assert_eq!((&block.body[..], block.kind, block.encoding), (&b"zlib"[..], wire::WINDOW, Encoding::Stored));
+        assert_eq!(
+            (&block.body[..], block.kind, block.encoding),
+            (&b"zlib"[..], wire::WINDOW, Encoding::Stored)
+        );
     }
 
     #[test]

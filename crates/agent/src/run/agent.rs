@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::{Config, Source};
-use crate::guard::Report;
+use crate::guard;
+use crate::log_path;
 use crate::planner::{Finished, Planner, sendable};
 use crate::state::Kept;
 use crate::status::{Counts, JobStatus, RenderStatus, RosterStatus, Status, TroubleStatus};
@@ -24,6 +25,8 @@ use crate::trouble::{Book, Kind};
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
 /// A confirmation of the roster is kept on disk this often.
 const KEEP_EVERY: Duration = Duration::from_secs(60);
+/// Revisions that are remembered; what is in use and older counts as the oldest of them.
+const MAX_TAKEN: usize = 64;
 /// Jobs that are remembered.
 const MAX_HISTORY: usize = 50;
 
@@ -35,9 +38,11 @@ pub(super) struct Agent {
     units: Vec<Vec<usize>>,
     /// From disk, until a directory or its silence decides.
     kept: Option<Kept>,
-    keep: watch::Sender<Option<Kept>>,
+    outlets: Outlets,
     kept_at: Option<Instant>,
     roster: Option<Arc<v1::Roster>>,
+    /// The revisions that were taken lately, in that order.
+    taken: VecDeque<u64>,
     freshness: Freshness,
     is_from_disk: bool,
     history: VecDeque<JobStatus>,
@@ -45,7 +50,17 @@ pub(super) struct Agent {
     failures: usize,
     last_error: Option<ClientError>,
     book: Book,
-    guard: Option<Report>,
+    guard: Option<guard::Report>,
+    log_path: Option<log_path::Report>,
+    carries: bool,
+}
+
+/// Where rosters go.
+pub(super) struct Outlets {
+    /// To the disk.
+    pub(super) keep: watch::Sender<Option<Kept>>,
+    /// To the log path.
+    pub(super) rosters: watch::Sender<Option<Arc<v1::Roster>>>,
 }
 
 impl Agent {
@@ -55,7 +70,7 @@ impl Agent {
         planner: Planner,
         kept: Option<Kept>,
         clock: Clock,
-        keep: watch::Sender<Option<Kept>>,
+        outlets: Outlets,
     ) -> Self {
         let render = |render: &crate::config::RenderConfig| RenderStatus {
             output: render.output.display().to_string(),
@@ -81,9 +96,10 @@ impl Agent {
             base,
             units: config.units(),
             kept,
-            keep,
+            outlets,
             kept_at: None,
             roster: None,
+            taken: VecDeque::new(),
             freshness: Freshness::default(),
             is_from_disk: false,
             history: VecDeque::new(),
@@ -92,6 +108,8 @@ impl Agent {
             last_error: None,
             book: Book::default(),
             guard: None,
+            log_path: None,
+            carries: config.log_path.is_some(),
         }
     }
 
@@ -144,8 +162,13 @@ impl Agent {
     }
 
     /// What the disk guard says.
-    pub(super) fn guarded(&mut self, report: Option<Report>) {
+    pub(super) fn guarded(&mut self, report: Option<guard::Report>) {
         self.guard = report;
+    }
+
+    /// What the log path says.
+    pub(super) fn carried(&mut self, report: Option<log_path::Report>) {
+        self.log_path = report;
     }
 
     fn answered(&mut self, now: Instant) {
@@ -167,6 +190,11 @@ impl Agent {
         self.base.counts.rosters += 1;
         tracing::info!(fleet = %roster.fleet, revision = roster.revision, members = roster.members.len(), "roster");
         self.planner.roster(Arc::clone(&roster), now);
+        self.taken.push_back(roster.revision);
+        if self.taken.len() > MAX_TAKEN {
+            self.taken.pop_front();
+        }
+        self.outlets.rosters.send_replace(Some(Arc::clone(&roster)));
         self.roster = Some(roster);
     }
 
@@ -174,7 +202,7 @@ impl Agent {
         let Some(roster) = &self.roster else { return };
         self.kept_at = Some(now);
         let confirmed_at = self.freshness.confirmed_at.map(Rfc3339);
-        self.keep.send_replace(Some(Kept { roster: v1::Roster::clone(roster), confirmed_at }));
+        self.outlets.keep.send_replace(Some(Kept { roster: v1::Roster::clone(roster), confirmed_at }));
     }
 
     /// A job ended.
@@ -216,7 +244,7 @@ impl Agent {
         let trouble = self.troubles(state_error, now);
         self.book.observe(trouble, self.clock.now(), now);
         let mut status = self.base.clone();
-        status.applied = self.planner.applied();
+        status.applied = self.in_use();
         for (unit, renders) in self.units.iter().enumerate() {
             for index in renders {
                 if let Some(render) = status.renders.get_mut(*index) {
@@ -244,7 +272,22 @@ impl Agent {
         });
         status.trouble = trouble.collect();
         status.disk_guard = self.guard.as_ref().map(|report| report.status.clone());
+        status.log_path = self.log_path.as_ref().map(|report| report.status.clone());
         status
+    }
+
+    /// The revision that shippers and log path both use: of the two, the one that was taken first.
+    fn in_use(&self) -> Option<u64> {
+        let rendered = self.planner.applied();
+        if !self.carries {
+            return rendered;
+        }
+        let carried = self.log_path.as_ref().and_then(|report| report.applied)?;
+        if self.units.is_empty() {
+            return Some(carried);
+        }
+        let place = |revision| self.taken.iter().rposition(|taken| *taken == revision);
+        rendered.map(|rendered| if place(rendered) < place(carried) { rendered } else { carried })
     }
 
     fn troubles(&self, state_error: Option<String>, now: Instant) -> Vec<(Kind, String, String)> {
@@ -273,6 +316,7 @@ impl Agent {
             troubles.push((Kind::RosterStale, roster.fleet.clone(), detail.into()));
         }
         troubles.extend(self.guard.iter().flat_map(|report| report.troubles.iter().cloned()));
+        troubles.extend(self.log_path.iter().flat_map(|report| report.troubles.iter().cloned()));
         troubles.extend(state_error.map(|error| (Kind::StateFailed, "state".to_string(), error)));
         troubles
     }

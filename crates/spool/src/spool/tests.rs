@@ -19,7 +19,7 @@ fn new_block(n: u8, len: usize) -> NewBlock {
         events: u32::from(n) + 1,
         event_bytes: len as u64,
         at: u64::from(n) * 1000,
-        encoding: if n % 2 == 0 { Encoding::Stored } else { Encoding::Zstd },
+        encoding: if n.is_multiple_of(2) { Encoding::Stored } else { Encoding::Zstd },
         body: body(n.into(), len),
         marks: vec![Mark { key: "pos".into(), value: Some(Bytes::from(vec![n])) }],
     }

@@ -77,7 +77,7 @@ impl World {
             events: u32::try_from(count % 9).unwrap(),
             event_bytes: len as u64,
             at: count,
-            encoding: if count % 3 == 0 { Encoding::Stored } else { Encoding::Zstd },
+            encoding: if count.is_multiple_of(3) { Encoding::Stored } else { Encoding::Zstd },
             body: body(count, len),
             marks: vec![Mark { key: "place".into(), value: Some(place.to_string().into()) }],
         };
