@@ -55,7 +55,12 @@ fn run(command: Command) -> Result<(), Failure> {
     if let Command::Completions { shell } = command {
         return commands::completions(shell);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = match command {
+        // It renders now and then: a thread for each of a proxy's cores would only be memory.
+        Command::Agent(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
     let done = runtime.block_on(async {
         match command {
             Command::Directory(args) => Box::pin(commands::directory::run(args)).await,

@@ -49,6 +49,8 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(2);
 /// At the latest a drain ends then; with speed 1.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// Below the demo's folder.
+const AGENT_FILES: &str = "agents";
 /// Tries to remove the folder, and the time between two.
 const REMOVALS: usize = 10;
 const REMOVE_AGAIN: Duration = Duration::from_millis(20);
@@ -69,7 +71,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let stop = stop::requested();
     let folder = tempfile::Builder::new().prefix("pikepole-demo-").tempdir()?;
-    let files = folder.path().join("agents");
+    let files = folder.path().join(AGENT_FILES);
     let clock = Clock::system();
     let (trigger, shutdown) = shutdown::channel();
     let disk = FileStore::open(&folder.path().join("directory")).await?;
@@ -147,9 +149,10 @@ fn bring_to_life(
     pace: &mut Pace,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    let patience = pace.time(tell::PATIENCE).max(tell::PATIENCE);
     for ((cloud, fleet), agents) in clouds.into_iter().zip(engine.fleets()).zip(agents) {
         let group = fleet.config().group();
-        tasks.spawn(tell::tell(Arc::clone(fleet), agents, engine.clock().clone()));
+        tasks.spawn(tell::tell(Arc::clone(fleet), agents, engine.clock().clone(), patience));
         tasks.spawn(life::deliver(cloud.clone(), Arc::clone(engine)));
         tasks.spawn(life::Life::new(cloud.clone(), group.clone(), pace.fork()).live());
         if ground.can_listen {
@@ -163,6 +166,12 @@ fn bring_to_life(
 async fn remove(folder: TempDir) -> std::io::Result<()> {
     let path = folder.keep();
     for _ in 0..REMOVALS {
+        // A slow disk takes a second for hundreds of files, but only one after the other.
+        let mut removals = JoinSet::new();
+        for agent in std::fs::read_dir(path.join(AGENT_FILES)).into_iter().flatten().flatten() {
+            removals.spawn(tokio::fs::remove_dir_all(agent.path()));
+        }
+        while removals.join_next().await.is_some() {} // what one left is seen below
         match tokio::fs::remove_dir_all(&path).await {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {}
             _ => return Ok(()),

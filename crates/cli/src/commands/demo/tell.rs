@@ -18,8 +18,8 @@ use crate::commands::print;
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two lines that say how many still hold.
 const HOLD_EVERY: Duration = Duration::from_millis(1_500);
-/// After this it is told who has not rendered a roster yet.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// After this it is told who has not rendered a roster yet; with speed 1, and no sooner with any.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was told of one life.
 #[derive(Debug, Default)]
@@ -37,6 +37,7 @@ struct Teller {
     fleet: Arc<Fleet>,
     agents: Board,
     clock: Clock,
+    patience: Duration,
     changes: Option<Revision>,
     /// The newest change, until its agents were told of: one that replaces it replaces that line too.
     spreading: Option<(Revision, Timestamp)>,
@@ -44,8 +45,9 @@ struct Teller {
 }
 
 /// Prints as long as somebody reads.
-pub(super) async fn tell(fleet: Arc<Fleet>, agents: Board, clock: Clock) {
-    let mut teller = Teller { fleet, agents, clock, changes: None, spreading: None, lives: BTreeMap::new() };
+pub(super) async fn tell(fleet: Arc<Fleet>, agents: Board, clock: Clock, patience: Duration) {
+    let mut teller =
+        Teller { fleet, agents, clock, patience, changes: None, spreading: None, lives: BTreeMap::new() };
     loop {
         let lines = teller.news();
         if !lines.is_empty() && print(&lines).is_err() {
@@ -75,7 +77,7 @@ impl Teller {
             }
         }
         if let Some((revision, at)) = self.spreading
-            && let Some(words) = spread(revision, at, now, &self.agents)
+            && let Some(words) = spread(revision, at, &self.agents, now.since(at) >= self.patience)
         {
             self.spreading = None;
             lines.push_str(&line(now, name, '=', "", &words));
@@ -84,8 +86,8 @@ impl Teller {
     }
 }
 
-/// How far a revision has come among the agents; `None`: they are at it.
-fn spread(revision: Revision, since: Timestamp, now: Timestamp, agents: &Board) -> Option<String> {
+/// How far a revision has come among the agents; `None`: they are at it, and it is not yet `late`.
+fn spread(revision: Revision, since: Timestamp, agents: &Board, late: bool) -> Option<String> {
     let seats = agents.seats();
     let mut last = since;
     let (mut at_it, mut behind) = (0, Vec::new());
@@ -99,7 +101,7 @@ fn spread(revision: Revision, since: Timestamp, now: Timestamp, agents: &Board) 
             _ => {} // it is dead, and comes back with the newest one
         }
     }
-    if at_it == 0 || (!behind.is_empty() && now.since(since) < PATIENCE) {
+    if at_it == 0 || (!behind.is_empty() && !late) {
         return None;
     }
     let not_yet = match behind[..] {
