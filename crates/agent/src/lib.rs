@@ -32,3 +32,8 @@ pub use clock::Clock;
 pub use config::Config;
 pub use once::{Change, Pass, Passed, check_templates, dry_run, once};
 pub use run::{RunError, run, run_watched};
+
+/// What is wrong with the files that the log path's configuration names, as sentences.
+pub fn check_log_path(config: &Config) -> Vec<String> {
+    config.log_path.as_ref().map(log_path::check).unwrap_or_default()
+}

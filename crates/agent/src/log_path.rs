@@ -147,6 +147,14 @@ impl LogPath {
     }
 }
 
+/// What is wrong with the files it names, as sentences. Nothing else is touched.
+pub(crate) fn check(config: &LogPathConfig) -> Vec<String> {
+    let relay = config.relay.as_ref().and_then(|part| relay::options(part, config.collectors.window).err());
+    let collectors = Collectors::new(&config.collectors).err();
+    let named = [("relay.tls", relay), ("collectors.tls", collectors)];
+    named.into_iter().filter_map(|(part, error)| Some(format!("{part}: {}", error?))).collect()
+}
+
 /// Ready when the log path stops.
 async fn until(mut stopping: watch::Receiver<bool>) {
     // Whoever could stop it is gone: the agent ends.

@@ -11,6 +11,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokio::runtime::Builder;
 
 use args::{Args, Command};
 
@@ -55,24 +56,31 @@ fn run(command: Command) -> Result<(), Failure> {
     if let Command::Completions { shell } = command {
         return commands::completions(shell);
     }
-    let mut runtime = match command {
-        // It renders now and then: a thread for each of a proxy's cores would only be memory.
-        Command::Agent(_) => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = runtime.enable_all().build()?;
-    let done = runtime.block_on(async {
+    if let Command::Agent(args) = command {
+        let job = commands::agent::Job::read(args)?;
+        // A thread for each of a proxy's cores would only be memory to one that renders now and then.
+        let mut runtime = match job.is_busy() {
+            true => Builder::new_multi_thread(),
+            false => Builder::new_current_thread(),
+        };
+        return block_on(&mut runtime, job.run());
+    }
+    block_on(&mut Builder::new_multi_thread(), async {
         match command {
             Command::Directory(args) => Box::pin(commands::directory::run(args)).await,
-            Command::Agent(args) => Box::pin(commands::agent::run(args)).await,
             Command::Demo(args) => commands::demo::run(args).await,
             Command::Fleets(args) => commands::fleets(args).await,
             Command::Roster(args) => commands::roster::run(args).await,
             Command::Agents(args) => commands::agents::run(args).await,
             Command::Refresh(args) => commands::refresh(args).await,
-            Command::Completions { .. } => unreachable!("handled above"),
+            Command::Agent(_) | Command::Completions { .. } => unreachable!("handled above"),
         }
-    });
+    })
+}
+
+fn block_on(runtime: &mut Builder, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = runtime.enable_all().build()?;
+    let done = runtime.block_on(work);
     // Connections that did not finish in their grace are cut here.
     runtime.shutdown_background();
     done

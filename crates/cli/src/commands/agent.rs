@@ -2,29 +2,58 @@
 
 mod status;
 
+use std::path::{Path, PathBuf};
+
 use pikepole_agent::{Clock, Config};
 use tokio::net::TcpListener;
 
 use super::directory::bind;
 use super::print;
 use crate::Failure;
-use crate::args::{AgentArgs, AgentCommand};
+use crate::args::{AgentArgs, AgentCommand, AgentStatusArgs};
 use crate::stop;
 
-pub(crate) async fn run(args: AgentArgs) -> Result<(), Failure> {
-    if let Some(AgentCommand::Status(args)) = args.command {
-        return status::run(args).await;
-    }
-    let Some(path) = args.config else {
-        return Err(Failure::WrongUse("name the configuration with -c FILE".into()));
-    };
-    let config = Config::load(&path).map_err(|e| Failure::WrongUse(e.to_string()))?;
-    if args.check {
-        let mistakes = pikepole_agent::check_templates(&config);
-        if !mistakes.is_empty() {
-            return Err(Failure::WrongUse(mistakes.join("\n")));
+/// What the command is about, before there is a runtime.
+pub(crate) enum Job {
+    /// `pikepole agent status`.
+    Status(AgentStatusArgs),
+    /// Everything else is about a configuration.
+    Agent { args: AgentArgs, path: PathBuf, config: Box<Config> },
+}
+
+impl Job {
+    /// Reads the configuration.
+    pub(crate) fn read(mut args: AgentArgs) -> Result<Self, Failure> {
+        if let Some(AgentCommand::Status(args)) = args.command {
+            return Ok(Self::Status(args));
         }
-        return print(&format!("{}: good, renders {} files\n", path.display(), config.renders.len()));
+        let Some(path) = args.config.take() else {
+            return Err(Failure::WrongUse("name the configuration with -c FILE".into()));
+        };
+        let config = Config::load(&path).map_err(|e| Failure::WrongUse(e.to_string()))?;
+        if (args.once || args.dry_run) && config.renders.is_empty() {
+            let what = format!("{} has no [[render]], so there is nothing to render", path.display());
+            return Err(Failure::WrongUse(what));
+        }
+        Ok(Self::Agent { args, path, config: Box::new(config) })
+    }
+
+    /// Whether it keeps more than one core busy: an agent that only renders does so now and then.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Agent { config, .. } if config.log_path.is_some())
+    }
+
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Status(args) => status::run(args).await,
+            Self::Agent { args, path, config } => run(&args, &path, *config).await,
+        }
+    }
+}
+
+async fn run(args: &AgentArgs, path: &Path, config: Config) -> Result<(), Failure> {
+    if args.check {
+        return check(path, &config);
     }
     if args.dry_run {
         return dry_run(&config).await;
@@ -41,6 +70,16 @@ pub(crate) async fn run(args: AgentArgs) -> Result<(), Failure> {
     pikepole_agent::run(config, listener, Clock::system(), stop).await?;
     tracing::info!("agent stopped");
     Ok(())
+}
+
+fn check(path: &Path, config: &Config) -> Result<(), Failure> {
+    let mut mistakes = pikepole_agent::check_templates(config);
+    mistakes.extend(pikepole_agent::check_log_path(config));
+    if !mistakes.is_empty() {
+        return Err(Failure::WrongUse(mistakes.join("\n")));
+    }
+    let carries = if config.log_path.is_some() { ", carries logs" } else { "" };
+    print(&format!("{}: good, renders {} files{carries}\n", path.display(), config.renders.len()))
 }
 
 async fn dry_run(config: &Config) -> Result<(), Failure> {
