@@ -3,6 +3,8 @@
 //! Invariant: labels are outputs, folders and words of ours only, so there are as many series as the
 //! configuration has files and folders.
 
+mod log_path;
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -64,6 +66,9 @@ pub(super) fn text(status: &Status) -> Result<String, std::fmt::Error> {
     r.register("render_revision", "Revision that a file's shipper uses", revisions);
     if let Some(guard) = &status.disk_guard {
         disk_guard(r, guard);
+    }
+    if let Some(status) = &status.log_path {
+        log_path::log_path(r, status);
     }
     let mut text = String::new();
     encode(&mut text, &registry)?;
