@@ -1,5 +1,7 @@
 //! `pikepole agent status`: what the agent on this host says about itself, as a compact table.
 
+mod log_path;
+
 use std::time::Duration;
 
 use pikepole_agent::status::{DiskGuardStatus, Status};
@@ -41,7 +43,7 @@ fn render(status: &Status) -> String {
         }
     }
     let applied = status.applied.map_or_else(|| "none".into(), |revision| revision.to_string());
-    text.push_str(&format!("applied {applied}\n\n"));
+    text.push_str(&format!("applied {applied}\n"));
     let moment = |at: Option<time::Rfc3339>| at.map_or_else(|| "-".into(), |at| time::format(at.0));
     let mut table = Table::new(&["output", "template", "revision", "written", "reloaded"]);
     for render in &status.renders {
@@ -53,7 +55,9 @@ fn render(status: &Status) -> String {
             moment(render.reloaded_at),
         ]);
     }
-    text.push_str(&table.render(terminal_width()));
+    if !status.renders.is_empty() {
+        text.push_str(&format!("\n{}", table.render(terminal_width())));
+    }
     if !status.history.is_empty() {
         let mut table = Table::new(&["last jobs", "revision", "did", "took", "error"]);
         for job in status.history.iter().take(SHOWN) {
@@ -68,6 +72,9 @@ fn render(status: &Status) -> String {
             ]);
         }
         text.push_str(&format!("\n{}", table.render(terminal_width())));
+    }
+    if let Some(path) = &status.log_path {
+        text.push_str(&log_path::log_path(path, terminal_width()));
     }
     if let Some(guard) = &status.disk_guard {
         text.push_str(&disk_guard(guard, terminal_width()));
