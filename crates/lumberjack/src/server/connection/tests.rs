@@ -47,7 +47,8 @@ impl Client {
     /// The next ack.
     async fn ack(&mut self) -> u32 {
         let mut frame = [0; 6];
-        self.stream.read_exact(&mut frame).await.unwrap();
+        let reading = self.stream.read_exact(&mut frame);
+        timeout(Duration::from_secs(1_000), reading).await.expect("no ack comes").unwrap();
         assert_eq!(&frame[..2], b"2A");
         u32::from_be_bytes(frame[2..].try_into().unwrap())
     }
@@ -242,9 +243,14 @@ async fn when_memory_is_short_busy_clients_take_turns() {
     let options = Options { total_bytes: 100_000, in_flight: 1, ..Options::default() };
     let server = Server::new(Acks::Never, options);
     let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    // The next window has begun when one ends.
+    let windows = window(20, 10_000).repeat(2);
     for client in &mut clients {
-        // The next window has begun when one ends.
-        client.send(&window(20, 10_000).repeat(2)).await;
+        client.send(&windows[..10]).await;
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await; // who has begun nothing waits for room alone
+    for client in &mut clients {
+        client.send(&windows[10..]).await;
     }
     for client in &mut clients {
         assert_eq!(client.ack().await, 0, "its first window is complete");
