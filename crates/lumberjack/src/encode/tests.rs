@@ -44,6 +44,8 @@ fn an_encoder_starts_anew_with_each_window() {
         encoder.begin(level);
         encoder.push(b"kept");
         assert_eq!(encoder.finish(), encode(level, &[b"kept"]));
+        encoder.push(b"next");
+        assert_eq!(encoder.finish(), encode(level, &[b"next"]));
     }
 }
 
