@@ -9,6 +9,7 @@ mod collectors;
 mod seams;
 pub(crate) mod status;
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::dead::DeadLetters;
 use crate::queue::{self, Queue, QueueStats, Share};
 use crate::relay::{self, Relay, Shippers};
 use crate::run::RunError;
+use crate::state;
 use crate::tail::{self, Tail, TailStatus, Who};
 use crate::trouble::Kind;
 use crate::wire::Wire;
@@ -58,6 +60,8 @@ pub(crate) struct LogPath {
     /// Never ends by itself.
     reporter: JoinSet<()>,
     queue: Queue,
+    /// The spool is ours.
+    _lock: File,
 }
 
 /// What is looked at for a report.
@@ -82,6 +86,7 @@ impl LogPath {
         reports: watch::Sender<Option<Report>>,
     ) -> Result<Self, RunError> {
         let setup = |what: String| RunError::Setup(what);
+        let lock = state::lock(&config.spool.path, "spool", "[spool] path").map_err(setup)?;
         let (options, opening) = (queue_options(config), clock.clone());
         let opened = tokio::task::spawn_blocking(move || Queue::open(options, opening)).await;
         let (queue, opened) = opened.map_err(|e| setup(e.to_string()))?.map_err(setup)?;
@@ -124,7 +129,7 @@ impl LogPath {
         };
         let mut reporter = JoinSet::new();
         reporter.spawn(looks.report(reports));
-        Ok(Self { stop, tail, carriers, reporter, queue })
+        Ok(Self { stop, tail, carriers, reporter, queue, _lock: lock })
     }
 
     /// Takes nothing in any more, waits a little for acks both ways, and makes everything durable.

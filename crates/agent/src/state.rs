@@ -53,20 +53,7 @@ pub(crate) struct State {
 impl State {
     /// Makes the folder if there is none, and locks it. The error is a sentence.
     pub(crate) fn open(folder: &Path) -> Result<Self, String> {
-        let shown = folder.display();
-        let failed = |e: io::Error| format!("cannot use the state folder {shown}: {e}");
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-        let mut options = OpenOptions::new();
-        let lock = options.create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"));
-        let lock = lock.map_err(failed)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
-            rustix::io::Errno::WOULDBLOCK => {
-                format!(
-                    "another agent works on the state folder {shown}; give this one its own [agent] state"
-                )
-            }
-            e => failed(e.into()),
-        })?;
+        let lock = lock(folder, "state folder", "[agent] state")?;
         Ok(Self { records: Records { folder: folder.into() }, _lock: lock })
     }
 
@@ -95,6 +82,23 @@ impl State {
     pub(crate) fn records(&self) -> Records {
         self.records.clone()
     }
+}
+
+/// Makes a folder if there is none, and makes it ours as long as the file lives. The error is a sentence.
+pub(crate) fn lock(folder: &Path, what: &str, key: &str) -> Result<File, String> {
+    let shown = folder.display();
+    let failed = |e: io::Error| format!("cannot use the {what} {shown}: {e}");
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    let lock = options.create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"));
+    let lock = lock.map_err(failed)?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => {
+            format!("another agent works on the {what} {shown}; give this one its own {key}")
+        }
+        e => failed(e.into()),
+    })?;
+    Ok(lock)
 }
 
 /// Files of a folder that this process has locked. Each has one writer.
