@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::config::RelayConfig;
 use crate::dead::DeadLetters;
-use crate::queue::{Hurry, Queue};
+use crate::queue::{Hurry, Queue, Receipt};
 use unit::Unit;
 
 /// Bytes of events in one unit: with as many connections as usual the agent stays small.
@@ -116,39 +116,63 @@ impl Relay {
         }
     }
 
-    /// Makes a unit durable; `false`: the agent stops.
-    async fn store(&self, unit: Unit) -> bool {
-        let (events, letters) = (unit.events(), unit.letters());
-        if letters > 0 && !self.bury(&unit).await {
-            return false;
+    /// Stores the units of one connection, in their order, until it ends or the agent stops.
+    async fn store(
+        self: Arc<Self>,
+        mut units: mpsc::UnboundedReceiver<(u64, Unit)>,
+        verdicts: mpsc::UnboundedSender<Verdict>,
+    ) {
+        while let Some((number, unit)) = units.recv().await {
+            let good = unit.events() - unit.letters();
+            let sent = self.send(unit).await;
+            let (relay, verdicts) = (Arc::clone(&self), verdicts.clone());
+            // Others may be sent while this one becomes durable.
+            tokio::spawn(async move {
+                let is_safe = match sent {
+                    Ok(Some(receipt)) => receipt.durable().await.is_ok(),
+                    Ok(None) => true,
+                    Err(Stopped) => false,
+                };
+                relay.counts.acked.fetch_add(if is_safe { good } else { 0 }, Ordering::Relaxed);
+                let verdict = if is_safe { Verdict::Safe(number) } else { Verdict::Close };
+                // Nobody waits for it any longer if the connection ended: its client sends again.
+                verdicts.send(verdict).ok();
+            });
         }
-        let at = self.clock.now().as_millis();
-        let level = self.level;
+    }
+
+    /// Buries what cannot go on and hands the rest to the queue; `None`: there is no rest.
+    async fn send(&self, unit: Unit) -> Result<Option<Receipt>, Stopped> {
+        if unit.letters() > 0 {
+            self.bury(&unit).await?;
+        }
+        let (level, at) = (self.level, self.clock.now().as_millis());
         let block = match unit.needs_encoding() {
             false => unit.into_block(level, at),
-            true => match tokio::task::spawn_blocking(move || unit.into_block(level, at)).await {
-                Ok(block) => block,
-                Err(_) => return false, // the runtime stops
-            },
+            true => {
+                tokio::task::spawn_blocking(move || unit.into_block(level, at)).await.map_err(|_| Stopped)?
+            }
         };
-        if let Some(block) = block
-            && self.queue.append(block, Hurry::Soon).await.is_err()
-        {
-            return false;
+        match block {
+            Some(block) => self.queue.send(block, Hurry::Soon).await.map(Some).map_err(|_| Stopped),
+            None => Ok(None),
         }
-        self.counts.acked.fetch_add(events - letters, Ordering::Relaxed);
-        true
     }
 
     /// Keeps what is no JSON object.
-    async fn bury(&self, unit: &Unit) -> bool {
+    async fn bury(&self, unit: &Unit) -> Result<(), Stopped> {
         let letters = unit.dead_letters();
         let count = letters.len() as u64;
-        let is_kept = self.dead.keep_at_last(letters, &self.clock).await;
-        self.counts.dead.fetch_add(if is_kept { count } else { 0 }, Ordering::Relaxed);
-        is_kept
+        if !self.dead.keep_at_last(letters, &self.clock).await {
+            return Err(Stopped);
+        }
+        self.counts.dead.fetch_add(count, Ordering::Relaxed);
+        Ok(())
     }
 }
+
+/// The agent stops: nothing more becomes durable.
+struct Stopped;
 
 /// The server's handler. A type of its own, because a connection outlives a borrow.
 #[derive(Debug, Clone)]
@@ -159,8 +183,11 @@ impl Handler for Shippers {
 
     fn connection(&self, peer: SocketAddr) -> Shipper {
         self.0.counts.opened.fetch_add(1, Ordering::Relaxed);
-        let (verdicts, safe) = mpsc::unbounded_channel(); // as many as there are units, which the server bounds
-        Shipper { relay: Arc::clone(&self.0), unit: Unit::new(peer), verdicts, safe }
+        // Both have as many as there are units under way, which the server bounds.
+        let (units, stored) = mpsc::unbounded_channel();
+        let (verdicts, safe) = mpsc::unbounded_channel();
+        tokio::spawn(Arc::clone(&self.0).store(stored, verdicts));
+        Shipper { relay: Arc::clone(&self.0), unit: Unit::new(peer), units, safe }
     }
 
     fn ended(&self, _: SocketAddr, end: &End) {
@@ -174,7 +201,7 @@ pub(crate) struct Shipper {
     relay: Arc<Relay>,
     /// What came of the unit that is not complete.
     unit: Unit,
-    verdicts: mpsc::UnboundedSender<Verdict>,
+    units: mpsc::UnboundedSender<(u64, Unit)>,
     safe: mpsc::UnboundedReceiver<Verdict>,
 }
 
@@ -189,13 +216,8 @@ impl Sink for Shipper {
         counts.events.fetch_add(u64::from(end.events), Ordering::Relaxed);
         counts.bytes.fetch_add(end.event_bytes, Ordering::Relaxed);
         counts.windows.fetch_add(u64::from(end.last), Ordering::Relaxed);
-        let unit = self.unit.finish(end);
-        let (relay, verdicts) = (Arc::clone(&self.relay), self.verdicts.clone());
-        tokio::spawn(async move {
-            let verdict = if relay.store(unit).await { Verdict::Safe(number) } else { Verdict::Close };
-            // Nobody waits for it any longer if the connection ended: its client sends again.
-            verdicts.send(verdict).ok();
-        });
+        // Taken for as long as the connection lives.
+        self.units.send((number, self.unit.finish(end))).ok();
     }
 }
 
@@ -204,3 +226,6 @@ impl Connection for Shipper {
         self.safe.recv().await.unwrap_or(Verdict::Close)
     }
 }
+
+#[cfg(test)]
+mod tests;
