@@ -77,7 +77,7 @@ pub(super) fn collectors(mut s: Section<'_>, env_zone: Option<String>) -> Collec
     let compression = s.integer("compression", 0..=9).and_then(|n| u8::try_from(n).ok()).unwrap_or(3);
     let window = s.integer("window", 1..=MOST_WINDOW).and_then(|n| u32::try_from(n).ok()).unwrap_or(2048);
     let mut time = |key: &str, most: u64, default: u64| {
-        s.duration(key, 1..=most).unwrap_or(Duration::from_secs(default))
+        s.duration(key, 1..=most).unwrap_or_else(|| Duration::from_secs(default))
     };
     let connect_timeout = time("connect_timeout", 60, 1);
     let user_timeout = time("user_timeout", 600, 2);
