@@ -7,8 +7,7 @@
 //! called applied only when every shipper was reloaded with it.
 
 mod apply;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "nothing runs it yet"))]
-#[cfg_attr(test, expect(dead_code, unused_imports, reason = "nothing runs it yet"))]
+#[expect(dead_code, unused_imports, reason = "nothing runs it yet")]
 mod balance;
 mod clock;
 mod command;

@@ -334,6 +334,33 @@ fn with_nobody_there_each_is_tried_every_few_seconds_and_all_stays_in_the_queue(
 }
 
 #[test]
+fn the_faster_collector_gets_more_even_while_both_have_room() {
+    let mut world = World::new(&[1, 2], 6);
+    world.collectors.get_mut(&1).unwrap().latency = ms(150);
+    for _ in 0..400 {
+        world.fill(1, WINDOW, BYTES);
+        world.run(ms(60));
+    }
+    let events: Vec<u64> = world.collectors.values().map(|c| c.events / u64::from(WINDOW)).collect();
+    assert!(events[1] > 3 * events[0], "{events:?}");
+    assert!(events[0] > 0, "it is asked now and then: {events:?}");
+}
+
+#[test]
+fn one_that_was_given_up_long_ago_is_tried_soon_when_the_last_other_dies() {
+    for seed in 0..10 {
+        let mut world = World::new(&[1, 2], seed);
+        world.mood(1, Mood::Dead);
+        world.run(secs(300));
+        world.mood(1, Mood::Live);
+        world.mood(2, Mood::Dead);
+        world.fill(1, WINDOW, BYTES);
+        world.run(ms(3_300));
+        assert!(world.done.contains(&Seq(0)), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_collector_that_refuses_is_tried_less_and_less_while_others_live() {
     let mut world = busy();
     world.fill(20_000, WINDOW, BYTES);
