@@ -160,6 +160,8 @@ pub(crate) struct Options {
     pub(crate) stop_wait: Duration,
     /// Encoders that work at once.
     pub(crate) encoders: usize,
+    /// Of the dice.
+    pub(crate) seed: u64,
 }
 
 impl Options {
@@ -174,6 +176,12 @@ impl Options {
             max_in_flight: config.max_in_flight,
         };
         let encoders = std::thread::available_parallelism().map_or(2, usize::from).min(4);
-        Self { policy, order: config.order, stop_wait: Duration::from_secs(5), encoders }
+        Self {
+            policy,
+            order: config.order,
+            stop_wait: Duration::from_secs(5),
+            encoders,
+            seed: fastrand::u64(..),
+        }
     }
 }

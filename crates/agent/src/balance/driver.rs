@@ -100,7 +100,7 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
         let (news, events) = mpsc::channel(EVENTS);
         let now = Instant::now();
         let balancer = Self {
-            planner: Planner::new(options.policy.clone(), fastrand::u64(..), now),
+            planner: Planner::new(options.policy.clone(), options.seed, now),
             source: parts.source,
             dial: parts.dial,
             dead: parts.letters,
@@ -319,3 +319,6 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

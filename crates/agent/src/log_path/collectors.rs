@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use crate::balance::{Ack, Connection, Dial, Key, LinkError, Read, Why, Write, kernel_tells, path_probe};
 use crate::config::CollectorsConfig;
 
+/// Between two probes of an idle connection, by the kernel.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
 /// Connects to collectors.
 #[derive(Debug)]
 pub(super) struct Collectors {
@@ -27,8 +30,11 @@ impl Collectors {
         });
         let options = client::Options {
             connect_timeout: config.connect_timeout,
-            // Where the kernel can be asked, the balancer knows better than this option which host is gone.
-            user_timeout: if kernel_tells() { config.silence } else { config.user_timeout },
+            // Where the kernel can be asked, the balancer knows better than this option which host is gone: the
+            // option also ends connections to collectors that are alive and have closed their window.
+            user_timeout: if kernel_tells() { config.progress } else { config.user_timeout },
+            // Unanswered probes are what tells of a host that vanished while nothing was in flight.
+            keep_alive: PROBE_EVERY,
             ..client::Options::default()
         };
         Ok(Self { connector: Connector::new(options, tls.as_ref())? })

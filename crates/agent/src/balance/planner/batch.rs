@@ -61,11 +61,13 @@ pub(super) struct Suspicion {
     pub(super) strikes: Vec<Strike>,
     /// It waits until then.
     pub(super) not_before: Instant,
+    /// It is a part of something that was proven bad.
+    pub(super) is_part: bool,
 }
 
 impl Suspicion {
     pub(super) fn new(now: Instant) -> Self {
-        Self { avoid: BTreeSet::new(), strikes: Vec::new(), not_before: now }
+        Self { avoid: BTreeSet::new(), strikes: Vec::new(), not_before: now, is_part: false }
     }
 
     pub(super) fn strike(&mut self, strike: Strike) {
@@ -199,7 +201,8 @@ impl Pool {
         let Some(work) = self.remove(batch) else { return };
         for half in halves {
             let bytes = share(work.bytes, batch.events(), half.events());
-            self.insert(half, bytes, Some(Suspicion::new(now)));
+            let suspicion = Suspicion { is_part: true, ..Suspicion::new(now) };
+            self.insert(half, bytes, Some(suspicion));
         }
         if let Some(parts) = self.parts.get_mut(&batch.seq) {
             *parts -= 1;
@@ -250,6 +253,23 @@ impl Pool {
 
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// A collector closed because it went away: what was only in flight there is plain again.
+    pub(super) fn absolve(&mut self, by: &Arc<Key>) {
+        let mut cleared = Vec::new();
+        for (batch, work) in &mut self.work {
+            let Some(suspicion) = &mut work.suspicion else { continue };
+            suspicion.strikes.retain(|strike| strike.by != *by || strike.confirmed);
+            let was_there = suspicion.avoid.remove(by);
+            let is_clear = suspicion.avoid.is_empty() && suspicion.strikes.is_empty();
+            if was_there && is_clear && !suspicion.is_part && work.place == Place::Ready {
+                cleared.push(*batch);
+            }
+        }
+        for batch in cleared {
+            self.change(batch, |work| work.suspicion = None);
+        }
     }
 
     /// Changes every suspicion.

@@ -39,7 +39,11 @@ impl Planner {
     /// Asks for the next block if somebody has room for it.
     pub(super) fn fetch(&mut self, now: Instant) {
         let bytes = if self.typical == 0 { TYPICAL } else { self.typical };
-        if self.fetching.is_some() || !self.pool.plain().is_empty() || self.pool.len() >= MOST_PARTS {
+        if self.is_stopping
+            || self.fetching.is_some()
+            || !self.pool.plain().is_empty()
+            || self.pool.len() >= MOST_PARTS
+        {
             return;
         }
         let load = self.load();

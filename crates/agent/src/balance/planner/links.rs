@@ -15,6 +15,8 @@ use super::{Action, Known, Planner, ROSTERS, pace};
 
 /// While no collector is connected, none is left alone for longer than this.
 const LONGEST_ALONE: Duration = Duration::from_secs(3);
+/// The first attempt after a collector closed on something: between once and twice this.
+const EARLY: Duration = Duration::from_millis(75);
 /// A connection that ends in order after this time, with nothing in flight, is no failure.
 const CALM: Duration = Duration::from_secs(10);
 /// Collectors of one fleet. More are not connected to; the roster's order decides.
@@ -148,8 +150,13 @@ impl Planner {
             endpoint.last_error = Some(clean(why, detail));
         }
         endpoint.failed = Some(now);
-        let wait = pace::backoff(endpoint.failures, self.dice.f64());
         let is_suspicious = endpoint.wanted && why.casts_suspicion();
+        let has_suspects = is_suspicious && flights.as_ref().is_some_and(|(flights, _)| !flights.is_empty());
+        let wait = match endpoint.failures {
+            // Whether it went away or only refuses something is worth knowing.
+            1 if has_suspects => EARLY + EARLY.mul_f64(self.dice.f64()),
+            failures => pace::backoff(failures, self.dice.f64()),
+        };
         // When all come back together, none is waited for long.
         let is_alone = !self.endpoints.values().any(|endpoint| endpoint.wanted && endpoint.up().is_some());
         if let Some(endpoint) = self.endpoints.get_mut(key) {

@@ -7,6 +7,9 @@
 //! - the collector acks something else again within [`CONFIRM`], and no attempt to connect to it failed
 //!   meanwhile: it did not restart, it refuses just this.
 //!
+//! If the collector cannot be connected to, it closed because it went away: what was in flight there and has
+//! nothing else against it is suspect no more. To know that soon, the first attempt is an early one.
+//!
 //! Two different collectors' strikes split the suspect into halves; each half begins anew. A single event
 //! becomes a dead letter after three strikes of at least two collectors. Where there is only one collector,
 //! three of its strikes do for both. If there is nothing else to send, nothing can be proven: then strikes
@@ -51,7 +54,7 @@ impl Planner {
 
     /// A collector cannot be connected to: it closed because it went away.
     pub(super) fn absolve(&mut self, by: &Arc<Key>) {
-        self.pool.suspicions(|suspicion| suspicion.strikes.retain(|s| s.by != *by || s.confirmed));
+        self.pool.absolve(by);
     }
 
     /// Splits and gives up what is proven.
@@ -86,8 +89,9 @@ impl Planner {
         if self.pool.suspects().is_empty() {
             return reserved;
         }
-        let most = (self.ups().count() / 2).max(1);
         let can_prove = self.is_something_else(now);
+        let count = self.ups().count();
+        let most = if can_prove { (count / 2).max(1) } else { count };
         for batch in self.pool.suspects() {
             let alone = self.ups().filter(|(_, up)| up.flight.front().is_some_and(|f| f.alone)).count();
             if reserved.len() + alone >= most {
