@@ -82,6 +82,7 @@ impl Spool {
         !self.pending.is_empty()
             || !self.unsaved.is_empty()
             || !self.leftovers.is_empty()
+            || self.owes_checkpoint
             || self.wants_segment
             || self.finished().any(|id| self.active.is_none() || !self.is_last(id))
     }
@@ -121,11 +122,13 @@ impl Spool {
         if let Err(error) = committed.0 {
             // The system may have forgotten the pages that it could not write, so this file is not tried again.
             self.active = None;
+            self.owes_checkpoint = true;
             self.indexes.forget_from(self.state.next);
             self.trouble = Some(format!("fsync failed: {error}"));
             return Err(error.into());
         }
         self.trouble = None;
+        self.owes_checkpoint = false;
         self.take_in(&flight);
         self.release(&flight);
         if let Some(active) = &mut self.active {
@@ -312,6 +315,7 @@ impl Spool {
         self.active = Some(Active { file, salt: id.salt, len, head: len, synced: 0, is_durable: false });
         self.indexes.begin(id);
         // The checkpoint says it.
+        self.owes_checkpoint |= !self.unsaved.is_empty();
         self.unsaved.clear();
         self.reserve.fit(len);
         Ok(())
