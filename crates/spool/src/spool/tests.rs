@@ -390,3 +390,28 @@ fn what_is_done_is_not_forgotten_by_a_failed_fsync() {
         assert_eq!(all(&mut open(&disk, &options())), [2]);
     }
 }
+
+/// The name of a segment that could not be begun ended the one before it, which went on.
+#[test]
+fn a_segment_that_failed_to_begin_does_not_cut_the_one_before() {
+    for call in [Call::Read, Call::Change] {
+        for nth in 0..6 {
+            let disk = Faulty::default();
+            let mut spool = open(&disk, &options());
+            for n in 0..8 {
+                spool.append(new_block(n, 500)).unwrap();
+            }
+            let job = spool.commit_begin().unwrap().unwrap();
+            let committed = job.run();
+            disk.fail(call, nth, Fault::Io);
+            spool.commit_end(committed).unwrap();
+            disk.heal();
+            spool.append(new_block(8, 10)).unwrap();
+            spool.commit().unwrap();
+            drop(spool);
+            // What was removed since the last sync comes back.
+            disk.crash(|| true);
+            assert_eq!(all(&mut open(&disk, &options())), (1..=9).collect::<Vec<_>>(), "{call:?} {nth}");
+        }
+    }
+}
