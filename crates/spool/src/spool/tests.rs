@@ -1,6 +1,7 @@
 //! What the spool promises, on a file system that fails on demand.
 
 mod damage;
+mod disk;
 mod model;
 mod world;
 
