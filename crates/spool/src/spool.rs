@@ -120,6 +120,8 @@ pub struct Spool {
     unsaved: Vec<Finish>,
     /// How many of `pending` the commit under way will make durable, and the rest of it.
     flight: Option<commit::Flight>,
+    /// The state says what is in no durable record: the checkpoint that says it is not durable, or not written.
+    owes_checkpoint: bool,
     /// The segment is to be followed by another one, full or not.
     wants_segment: bool,
     leftovers: Vec<Entry>,
@@ -150,6 +152,7 @@ impl Spool {
             pending_marks: Growth::default(),
             unsaved: Vec::new(),
             flight: None,
+            owes_checkpoint: false,
             wants_segment: false,
             leftovers: start.leftovers,
             reserve,

@@ -2,9 +2,9 @@
 //! runs full, flips bits, and counts what is read.
 //!
 //! Not fast. Invariant: after a crash a file has what was synced, plus any of the sectors that were written since; a name
-//! that was made, or taken away, since the last sync of the folder is there or not.
+//! that was made, or taken away, or both, since the last sync of the folder is there or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +48,8 @@ struct Inner {
     data: BTreeMap<u64, Data>,
     names: BTreeMap<String, u64>,
     synced_names: BTreeMap<String, u64>,
+    /// Made and taken away since the folder was synced.
+    ghosts: Vec<(String, u64)>,
     next: u64,
     capacity: u64,
     fault: Option<(Call, Fault, u64)>,
@@ -110,6 +112,12 @@ impl Faulty {
             }
         }
         names.retain(|name, id| old.get(name) == Some(id) || keep() || old.values().any(|other| other == id));
+        for (name, id) in inner.ghosts.drain(..) {
+            let is_free = !names.contains_key(&name) && !names.values().any(|other| *other == id);
+            if is_free && keep() {
+                names.insert(name, id);
+            }
+        }
         inner.synced_names = names.clone();
         inner.data.retain(|id, _| names.values().any(|other| other == id));
         inner.names = names;
@@ -145,8 +153,9 @@ impl Faulty {
         let inner = self.lock();
         let (data, names, synced_names) =
             (inner.data.clone(), inner.names.clone(), inner.synced_names.clone());
-        let (next, capacity) = (inner.next, inner.capacity);
-        Self(Arc::new(Mutex::new(Inner { data, names, synced_names, next, capacity, ..Inner::default() })))
+        let (ghosts, next, capacity) = (inner.ghosts.clone(), inner.next, inner.capacity);
+        let copy = Inner { data, names, synced_names, ghosts, next, capacity, ..Inner::default() };
+        Self(Arc::new(Mutex::new(copy)))
     }
 
     /// The names of all files, in order.
@@ -237,8 +246,10 @@ impl Inner {
     }
 
     fn forget_unnamed(&mut self) {
-        let (names, synced) = (&self.names, &self.synced_names);
-        self.data.retain(|id, _| names.values().chain(synced.values()).any(|named| named == id));
+        let ghosts = self.ghosts.iter().map(|(_, id)| id);
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.synced_names.values()).chain(ghosts).copied().collect();
+        self.data.retain(|id, _| named.contains(id));
     }
 }
 
@@ -285,6 +296,9 @@ impl Files for Faulty {
         let mut inner = self.call("remove", Call::Change).map_err(|(error, _)| error)?;
         let id = inner.id(name)?;
         inner.names.remove(name);
+        if inner.synced_names.get(name) != Some(&id) {
+            inner.ghosts.push((name.to_string(), id));
+        }
         // Its room comes free at once; what it held may come back after a crash.
         let data = inner.data.get_mut(&id).expect("names lead to files");
         data.allocated = 0;
@@ -295,6 +309,7 @@ impl Files for Faulty {
     fn sync_folder(&self) -> io::Result<()> {
         let mut inner = self.call("sync_folder", Call::Sync).map_err(|(error, _)| error)?;
         inner.synced_names = inner.names.clone();
+        inner.ghosts.clear();
         inner.forget_unnamed();
         Ok(())
     }

@@ -82,6 +82,7 @@ impl Spool {
         !self.pending.is_empty()
             || !self.unsaved.is_empty()
             || !self.leftovers.is_empty()
+            || self.owes_checkpoint
             || self.wants_segment
             || self.finished().any(|id| self.active.is_none() || !self.is_last(id))
     }
@@ -121,11 +122,13 @@ impl Spool {
         if let Err(error) = committed.0 {
             // The system may have forgotten the pages that it could not write, so this file is not tried again.
             self.active = None;
+            self.owes_checkpoint = true;
             self.indexes.forget_from(self.state.next);
             self.trouble = Some(format!("fsync failed: {error}"));
             return Err(error.into());
         }
         self.trouble = None;
+        self.owes_checkpoint = false;
         self.take_in(&flight);
         self.release(&flight);
         if let Some(active) = &mut self.active {
@@ -138,7 +141,7 @@ impl Spool {
         }
         if flight.seal && self.pending.is_empty() {
             self.wants_segment = true;
-            // The commit itself went well. The segment that is full stays the last one, and the next commit tries again.
+            // The commit itself went well. If this does not, the next commit tries again.
             if self.note(Self::begin_segment).is_ok() {
                 self.wants_segment = false;
             }
@@ -204,6 +207,7 @@ impl Spool {
             return Ok(());
         }
         self.begin_segment()?;
+        self.wants_segment = false;
         let active = self.active.as_mut().expect("it was just begun");
         let checkpoint = active.len;
         for record in &mut self.pending {
@@ -276,7 +280,7 @@ impl Spool {
         }
     }
 
-    /// Begins a segment, with a checkpoint of the state. Nothing has changed if it fails.
+    /// Begins a segment, with a checkpoint of the state. If it fails there is none to write to until the next try.
     fn begin_segment(&mut self) -> io::Result<()> {
         if self.state.segments.len() >= MAX_SEGMENTS {
             return Err(io::Error::other("there are too many segments"));
@@ -290,18 +294,26 @@ impl Spool {
         // A name is used once, whatever comes of it.
         self.next_id += 1;
         let name = id.name();
-        let file = self.reserve.become_file(&*self.files, &name)?;
-        if let Err(error) = write_all(&*file, &bytes, 0) {
-            if self.files.remove(&name).is_err() {
-                self.leftovers.push(Entry { name, len: bytes.len() as u64 });
-            }
-            return Err(error);
-        }
+        // The name alone ends the segment before it, and may come back in a crash: so that one gets nothing more, whatever
+        // comes of this one.
         if let Some(before) = self.active.take()
             && before.file.truncate(before.len).is_err()
         {
             // Room that was allocated behind its end comes free when it goes.
         }
+        let made = self.reserve.become_file(&*self.files, &name);
+        let written = made.and_then(|file| write_all(&*file, &bytes, 0).map(|()| file));
+        let file = match written {
+            Ok(file) => file,
+            Err(error) => {
+                if let Err(e) = self.files.remove(&name)
+                    && e.kind() != io::ErrorKind::NotFound
+                {
+                    self.leftovers.push(Entry { name, len: bytes.len() as u64 });
+                }
+                return Err(error);
+            }
+        };
         if let Some(empty) = self.state.begin(id) {
             self.leftovers.push(Entry { name: empty.name(), len: 0 });
         }
@@ -312,6 +324,7 @@ impl Spool {
         self.active = Some(Active { file, salt: id.salt, len, head: len, synced: 0, is_durable: false });
         self.indexes.begin(id);
         // The checkpoint says it.
+        self.owes_checkpoint |= !self.unsaved.is_empty();
         self.unsaved.clear();
         self.reserve.fit(len);
         Ok(())
