@@ -43,7 +43,9 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::TailConfig;
-pub use status::{SectionStatus, TailStatus};
+#[cfg(test)]
+use status::SectionStatus;
+pub(crate) use status::TailStatus;
 use wake::{Bell, Wait};
 use worker::Worker;
 

@@ -47,6 +47,7 @@ impl Worker {
         self.observe_unlisted(now);
         self.compare_changed(!unclaimed.is_empty(), now);
         self.pair(&listing, &unclaimed, now);
+        self.open_ready(now);
         self.folders = listing.folders;
         self.expire(wall);
         self.mark_dirty();
@@ -113,6 +114,7 @@ impl Worker {
             }
         }
         generation.observe(&found.stat, now);
+        generation.look_again();
     }
 
     /// Files that have no name any more, or one that is not ours.
@@ -121,6 +123,23 @@ impl Worker {
             let stat = generation.source.as_ref().and_then(|source| stat_file(source.file()).ok());
             if let Some(stat) = stat {
                 generation.observe(&stat, now);
+            }
+        }
+    }
+
+    /// Opens what is to be read, even while nothing can be read: it may be deleted before its turn.
+    fn open_ready(&mut self, now: Instant) {
+        let is_closed = |g: &&Generation| g.source.is_none() && g.is_ready(now);
+        let closed: Vec<u64> = self.generations.values().filter(is_closed).map(|g| g.id).collect();
+        for id in closed {
+            if !self.make_room_to_open(id) {
+                return;
+            }
+            let Some(generation) = self.generations.get_mut(&id) else { continue };
+            if let Err(error) = generation.open() {
+                let (section, path) = (generation.section, generation.path.clone());
+                generation.retry_at = Some(now + super::read::AGAIN);
+                self.failed(section, path, &error);
             }
         }
     }

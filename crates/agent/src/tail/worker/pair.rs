@@ -21,6 +21,27 @@ use crate::config::Start;
 /// What is read to find the last line's end.
 const LOOK_BACK: usize = 64 * 1024;
 
+/// A file that no generation knows.
+struct Fresh<'a> {
+    found: &'a Found,
+    source: Source,
+    /// Its first bytes; `None`: they cannot be read, or not yet.
+    head: Option<Vec<u8>>,
+}
+
+impl Fresh<'_> {
+    /// Of two that are alike the lower one is no copy.
+    fn rank(&self) -> (bool, bool, u64) {
+        (!self.found.is_in_paths, self.found.is_gz, self.found.stat.id.ino)
+    }
+}
+
+/// Whether one may be a copy of the other, as far as both go. Of a log of its own more is asked.
+fn is_alike(one: &[u8], other: &[u8], is_in_paths: bool) -> bool {
+    let len = one.len().min(other.len());
+    len > 0 && one[..len] == other[..len] && (!is_in_paths || len >= PREFIX)
+}
+
 impl Worker {
     /// Finds out what the files are that no generation knows.
     pub(super) fn pair(&mut self, listing: &Listing, unclaimed: &[usize], now: Instant) {
@@ -30,30 +51,36 @@ impl Worker {
         candidates.sort_by_key(|(_, found)| (found.is_in_paths, found.stat.modified));
         let inodes: BTreeSet<_> = candidates.iter().map(|(_, f)| (f.stat.id.dev, f.stat.id.ino)).collect();
         self.held.retain(|inode, _| inodes.contains(inode));
-        let mut open: Vec<(&Found, Source)> = Vec::new();
+        let mut fresh: Vec<Fresh<'_>> = Vec::new();
         for (_, found) in candidates {
             // An empty one is nothing yet, unless it is a log.
             if found.stat.size == 0 && !found.is_in_paths {
                 continue;
             }
             match Source::open(found.path(), found.stat.id, found.is_gz) {
-                Ok(source) => open.push((found, source)),
+                Ok(mut source) => {
+                    let head = source.head().ok();
+                    fresh.push(Fresh { found, source, head });
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.scan_asked = true,
                 Err(error) => self.failed(found.section, found.path().into(), &error),
             }
         }
-        self.adopt_all(&mut open, now);
-        for (found, mut source) in open {
-            if !self.has_started {
-                self.first_seen(found, &mut source, now);
-            } else if !self.is_held(found, &mut source, now) {
-                self.new_file(found, now);
+        self.adopt_all(&mut fresh, now);
+        if self.has_started {
+            let is_new: Vec<bool> = (0..fresh.len()).map(|index| !self.is_held(index, &fresh, now)).collect();
+            for (fresh, _) in fresh.iter().zip(is_new).filter(|(_, is_new)| *is_new) {
+                self.new_file(fresh.found, now);
+            }
+        } else {
+            for Fresh { found, source, .. } in &mut fresh {
+                self.first_seen(found, source, now);
             }
         }
     }
 
     /// Gives files to generations that have lost theirs, the best pair first.
-    fn adopt_all(&mut self, open: &mut Vec<(&Found, Source)>, now: Instant) {
+    fn adopt_all(&mut self, fresh: &mut Vec<Fresh<'_>>, now: Instant) {
         let lost: Vec<_> = {
             let is_lost = |g: &&super::Generation| g.lost().is_some() && !g.beginning.bytes.is_empty();
             let mut lost: Vec<_> = self.generations.values().filter(is_lost).collect();
@@ -65,7 +92,7 @@ impl Worker {
             lost.iter().map(known).collect()
         };
         let mut pairs = Vec::new();
-        for (index, (found, source)) in open.iter_mut().enumerate() {
+        for (index, Fresh { found, source, .. }) in fresh.iter_mut().enumerate() {
             let Found { is_in_paths, is_gz, .. } = **found;
             let candidate = Candidate { id: found.stat.id, is_in_paths, is_gz };
             for (id, section, place, beginning, position, why) in &lost {
@@ -89,12 +116,12 @@ impl Worker {
                 continue;
             }
             files.insert(index);
-            if let Some((found, _)) = open.get(index) {
+            if let Some(Fresh { found, .. }) = fresh.get(index) {
                 self.adopt(id, found, is_over, now);
             }
         }
         let mut index = 0;
-        open.retain(|_| {
+        fresh.retain(|_| {
             index += 1;
             !files.contains(&(index - 1))
         });
@@ -112,9 +139,10 @@ impl Worker {
     }
 
     /// Whether a file must wait, because it may be a copy of one that is there.
-    fn is_held(&mut self, found: &Found, source: &mut Source, now: Instant) -> bool {
+    fn is_held(&mut self, index: usize, fresh: &[Fresh<'_>], now: Instant) -> bool {
+        let Some(Fresh { found, .. }) = fresh.get(index) else { return false };
         let inode = (found.stat.id.dev, found.stat.id.ino);
-        let Some(twin_is_listed) = self.twin(found, source) else {
+        let Some(twin_is_listed) = self.twin(index, fresh) else {
             self.held.remove(&inode);
             return false;
         };
@@ -134,26 +162,36 @@ impl Worker {
     }
 
     /// Whether there is a file with the same beginning, and if so, whether it has a name.
-    fn twin(&self, found: &Found, source: &mut Source) -> Option<bool> {
-        let mut twin = None;
-        for generation in self.generations.values() {
-            let is_there = generation.lost().is_none() && generation.section == found.section;
-            let beginning = &generation.beginning;
-            if !is_there || beginning.bytes.is_empty() || (found.is_in_paths && !beginning.is_full()) {
+    fn twin(&mut self, index: usize, fresh: &[Fresh<'_>]) -> Option<bool> {
+        let one = fresh.get(index)?;
+        let Some(head) = &one.head else {
+            // It is being compressed.
+            return one.found.is_gz.then_some(true);
+        };
+        let found = one.found;
+        let is_better = |other: &&Fresh<'_>| {
+            other.found.section == found.section && other.rank() < one.rank() && !other.found.is_gz
+        };
+        let is_same = |other: &Fresh<'_>| {
+            let may_be = found.is_gz || found.stat.size <= other.found.stat.size;
+            may_be && other.head.as_ref().is_some_and(|other| is_alike(head, other, found.is_in_paths))
+        };
+        let mut twin = fresh.iter().filter(is_better).any(is_same).then_some(true);
+        for generation in self.generations.values_mut() {
+            if generation.lost().is_some() || generation.section != found.section {
                 continue;
             }
             // A copy is not longer than what it is made of.
             if !found.is_gz && generation.is_listed && found.stat.size > generation.size {
                 continue;
             }
-            let is_same = match source.look(found.stat.size, beginning, &Position::default()) {
-                Ok((Look::Fits, _)) => true,
-                Ok((Look::Shorter, _)) => !found.is_in_paths,
-                Ok(_) => false,
-                // It is being compressed.
-                Err(_) => found.is_gz,
+            // What is compressed is known by what was read of it.
+            let other = match generation.is_gz {
+                true if generation.beginning.base == 0 => generation.beginning.bytes.clone(),
+                true => continue,
+                false => generation.head().unwrap_or_default(),
             };
-            if is_same {
+            if is_alike(head, &other, found.is_in_paths) {
                 twin = Some(twin.unwrap_or(true) && generation.is_listed);
             }
         }
