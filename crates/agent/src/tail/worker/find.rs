@@ -12,8 +12,9 @@ use std::time::Duration;
 use pikepole_fleet::Timestamp;
 use tokio::time::Instant;
 
-use super::super::file::stat_file;
+use super::super::file::{Source, stat_file};
 use super::super::generation::Generation;
+use super::super::identity::FileId;
 use super::super::list::{self, Found, Listing};
 use super::super::{mark, status};
 use super::Worker;
@@ -24,9 +25,11 @@ const MAX_GENERATIONS: usize = 8_192;
 const ALONE: u32 = 10;
 
 /// A file that waits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Held {
-    pub(super) section: usize,
+    pub(super) found: Found,
+    /// Kept open: should it be deleted, it may have to be read after all.
+    pub(super) source: Option<Source>,
     /// As it was when it last changed.
     pub(super) seen: (u64, i128),
     pub(super) since: Instant,
@@ -184,13 +187,7 @@ impl Worker {
     }
 
     /// A new generation, to be read from its beginning.
-    pub(super) fn begin(
-        &mut self,
-        section: usize,
-        place: super::super::identity::FileId,
-        path: PathBuf,
-        now: Instant,
-    ) -> u64 {
+    pub(super) fn begin(&mut self, section: usize, place: FileId, path: PathBuf, now: Instant) -> u64 {
         let id = loop {
             let id = fastrand::u64(..);
             if id != 0 && !self.generations.contains_key(&id) {
