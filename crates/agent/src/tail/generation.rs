@@ -165,7 +165,7 @@ impl Generation {
 
     /// Whether there may be something to read.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
-        let can_read = !self.is_ignored && !self.is_overwritten && !(self.is_gz && self.is_finished);
+        let can_read = !(self.is_ignored || self.is_overwritten || self.is_gz && self.is_finished);
         let is_there = self.source.is_some() || self.is_listed;
         let is_waiting = self.retry_at.is_some_and(|at| now < at);
         can_read && is_there && !is_waiting && self.end != Some((self.size, self.modified))

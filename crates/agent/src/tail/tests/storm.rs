@@ -174,7 +174,7 @@ impl Storm {
             Operation::Rename => self.rename(),
             Operation::Reopen => self.reopen(),
             Operation::CopyTruncate => self.copy_truncate(),
-            Operation::Gzip => self.gzip(self.lines % 2 == 0),
+            Operation::Gzip => self.gzip(self.lines.is_multiple_of(2)),
             Operation::DeleteOldest => self.delete_oldest(can_crash),
             Operation::Tick(millis) => self.w.pass(Duration::from_millis(*millis)),
             Operation::Grace => {
