@@ -446,3 +446,17 @@ fn what_is_under_way_is_bounded() {
     w.tick();
     w.check(&lines_of("a", 0..20_000));
 }
+
+#[test]
+fn what_changed_within_one_tick_of_the_kernel_is_seen() {
+    let mut w = World::new();
+    w.write("access.log", numbered("a", 0..9));
+    w.pass(Duration::ZERO);
+    let written = fs::metadata(w.path("access.log")).unwrap().modified().unwrap();
+    w.truncate("access.log");
+    w.write("access.log", numbered("b", 0..9));
+    let file = OpenOptions::new().append(true).open(w.path("access.log")).unwrap();
+    file.set_modified(written).unwrap();
+    w.tick();
+    w.check(&all(&[&lines_of("a", 0..9), &lines_of("b", 0..9)]));
+}
