@@ -460,3 +460,108 @@ fn what_changed_within_one_tick_of_the_kernel_is_seen() {
     w.tick();
     w.check(&all(&[&lines_of("a", 0..9), &lines_of("b", 0..9)]));
 }
+
+#[test]
+fn a_renamed_file_that_nothing_took_the_place_of_is_still_written() {
+    let mut w = World::new();
+    w.write("access.log", "whole\nhalf");
+    w.tick();
+    w.rename("access.log", "access.log.1");
+    w.pass(GRACE * 5);
+    w.pass(GRACE * 5);
+    w.write("access.log.1", " a line\n");
+    w.tick();
+    assert_eq!(w.texts(), ["whole", "half a line"]);
+}
+
+#[test]
+fn what_cannot_be_read_yet_is_open_before_it_is_deleted() {
+    let mut w = World::new();
+    w.is_full = true;
+    w.write("access-a.log", numbered("a", 0..3_000));
+    w.tick();
+    assert!(w.worker.as_ref().unwrap().status().is_waiting);
+    w.write("access-b.log", numbered("b", 0..10));
+    w.tick();
+    w.remove("access-b.log");
+    w.pass(GRACE);
+    w.is_full = false;
+    w.pass(GRACE);
+    w.check(&all(&[&lines_of("a", 0..3_000), &lines_of("b", 0..10)]));
+}
+
+#[test]
+fn a_deleted_file_is_open_until_its_lines_are_durable() {
+    let mut w = World::new();
+    w.write("access.log", numbered("a", 0..10));
+    w.is_full = true;
+    w.tick();
+    w.remove("access.log");
+    w.write("access.log", numbered("b", 0..10));
+    for _ in 0..4 {
+        w.pass(GRACE);
+    }
+    // The spool takes none of it.
+    w.spool.lock().unwrap().pending.clear();
+    w.is_full = false;
+    w.tick();
+    w.tick();
+    w.check(&all(&[&lines_of("a", 0..10), &lines_of("b", 0..10)]));
+}
+
+#[test]
+fn a_copy_that_has_just_begun_is_not_a_log() {
+    let mut w = World::new();
+    w.write("access.log", numbered("a", 0..300));
+    w.tick();
+    let text = fs::read(w.path("access.log")).unwrap();
+    w.write("access.log.1", "");
+    w.tick();
+    w.write("access.log.1", &text[..100]);
+    w.tick();
+    w.write("access.log.1", &text[100..]);
+    w.tick();
+    w.truncate("access.log");
+    w.pass(GRACE * 2);
+    w.pass(GRACE * 2);
+    w.check(&lines_of("a", 0..300));
+}
+
+#[test]
+fn what_is_deleted_while_it_is_taken_for_a_copy_is_read_after_all() {
+    let mut w = World::new();
+    w.tick();
+    w.write("access.log", "line");
+    w.write("access.log.1", numbered("line", 0..500));
+    w.gzip("access.log.1");
+    w.tick();
+    assert_eq!(w.status().held, 1);
+    w.remove("access.log.1.gz");
+    w.tick();
+    w.write("access.log", " one\n");
+    for _ in 0..3 {
+        w.pass(GRACE);
+    }
+    w.check(&all(&[&lines_of("line", 0..500), &["line one".to_string()]]));
+}
+
+#[test]
+fn of_two_generations_with_one_inode_the_newer_has_it_after_a_crash() {
+    let mut w = World::new();
+    w.write("access.log", numbered("a", 0..20));
+    w.is_full = true;
+    w.tick();
+    // The old one is under way when the truncation is seen, so its loss is not marked before the new lines.
+    w.copy("access.log", "access.log.1");
+    w.truncate("access.log");
+    w.write("access.log", numbered("b", 0..60));
+    w.tick();
+    w.is_full = false;
+    w.commit();
+    w.crash_at = Some(usize::MAX);
+    w.crash();
+    w.tick();
+    w.pass(GRACE * 2);
+    w.pass(GRACE * 2);
+    w.check(&all(&[&lines_of("a", 0..20), &lines_of("b", 0..60)]));
+}
