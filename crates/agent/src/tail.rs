@@ -43,7 +43,9 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::TailConfig;
-pub use status::{SectionStatus, TailStatus};
+#[cfg(test)]
+use status::SectionStatus;
+pub(crate) use status::TailStatus;
 use wake::{Bell, Wait};
 use worker::Worker;
 
@@ -185,7 +187,7 @@ impl Tail {
         Ok(Self { status, stop, bell, thread: Some(thread) })
     }
 
-    /// What it says about itself: after each scan, and while something happens some times a second.
+    /// What it says about itself: when it changes, at most five times a second.
     pub(crate) fn status(&self) -> watch::Receiver<TailStatus> {
         self.status.clone()
     }
@@ -214,7 +216,7 @@ impl Drop for Tail {
 
 /// Between two steps while inotify tells of every line.
 const SPACING: Duration = Duration::from_millis(10);
-/// Between two reports while nothing is scanned.
+/// Between two reports.
 const REPORT: Duration = Duration::from_millis(200);
 
 fn run(mut worker: Worker, wait: &Wait, stop: &AtomicBool, told: &watch::Sender<TailStatus>, clock: &Clock) {
@@ -227,25 +229,23 @@ fn run(mut worker: Worker, wait: &Wait, stop: &AtomicBool, told: &watch::Sender<
             let unwatched = watches.follow(worker.folders());
             worker.unwatched(unwatched);
         }
-        if stepped.has_scanned || reported.is_none_or(|at| began.saturating_duration_since(at) >= REPORT) {
+        let is_news = *told.borrow() != *worker.status();
+        let is_due = reported.is_none_or(|at| began.saturating_duration_since(at) >= REPORT);
+        let mut pause = stepped.wait;
+        if is_news && is_due {
             reported = Some(began);
-            told.send_if_modified(|status| {
-                let is_news = status != worker.status();
-                if is_news {
-                    status.clone_from(worker.status());
-                }
-                is_news
-            });
+            told.send_replace(worker.status().clone());
+        } else if is_news {
+            pause = pause.min(REPORT);
         }
-        if stepped.wait.is_zero() {
+        if pause.is_zero() {
             // There is more to do; what inotify has to say is taken in passing.
             wait.wait(Some(&watches), Duration::ZERO);
         } else {
-            let pause = SPACING.min(stepped.wait);
-            wait.wait(None, pause);
-            let left = stepped.wait.saturating_sub(pause);
+            let short = SPACING.min(pause);
+            wait.wait(None, short);
             if !stop.load(Ordering::Relaxed) {
-                wait.wait(Some(&watches), left);
+                wait.wait(Some(&watches), pause.saturating_sub(short));
             }
         }
         watches.drain(&mut worker);

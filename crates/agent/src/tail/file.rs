@@ -14,7 +14,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags, makedev, open, statx};
 
-use super::identity::{Beginning, FileId, Look, Position, TAIL, Tail};
+use super::identity::{Beginning, FileId, Look, PREFIX, Position, TAIL, Tail};
 
 /// Bytes that are decompressed only to be skipped, in one go.
 const SKIP: u64 = 16 << 20;
@@ -124,6 +124,20 @@ impl Source {
             Self::Plain(file) => look(file, size, beginning, position),
             Self::Gz(gz) => Ok((gz.look(beginning)?, Vec::new())),
         }
+    }
+
+    /// Its first bytes, of a compressed one those that are in it.
+    pub(super) fn head(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = vec![0; PREFIX];
+        let len = match self {
+            Self::Plain(file) => read_at(file, 0, &mut head)?,
+            Self::Gz(gz) => match gz.fill(&Position::default(), &mut head)? {
+                Filled::Bytes { len, .. } => len,
+                _ => 0,
+            },
+        };
+        head.truncate(len);
+        Ok(head)
     }
 
     /// Where the data after a hole begins, if there is a hole at this offset.

@@ -19,6 +19,9 @@ use super::mark::{self, Identity};
 /// Where reading stopped for want of bytes.
 type End = (u64, i128);
 
+/// Longer than a tick of any kernel.
+const RACY_NANOS: i128 = 50_000_000;
+
 /// A generation.
 #[derive(Debug)]
 pub(super) struct Generation {
@@ -55,6 +58,8 @@ pub(super) struct Generation {
     pub(super) links: u32,
     /// Its size and time when its content was last compared.
     compared: Option<End>,
+    /// It was written so shortly before it was read that its time could be the same after a change.
+    is_racy: bool,
     /// Its size and time when there was nothing more to read.
     pub(super) end: Option<End>,
     pub(super) grew_at: Instant,
@@ -92,6 +97,7 @@ impl Generation {
             allocated: 0,
             links: 1,
             compared: None,
+            is_racy: false,
             end: None,
             grew_at: now,
             is_listed: true,
@@ -159,7 +165,7 @@ impl Generation {
 
     /// Whether there may be something to read.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
-        let can_read = !self.is_ignored && !self.is_overwritten && !(self.is_gz && self.is_finished);
+        let can_read = !(self.is_ignored || self.is_overwritten || self.is_gz && self.is_finished);
         let is_there = self.source.is_some() || self.is_listed;
         let is_waiting = self.retry_at.is_some_and(|at| now < at);
         can_read && is_there && !is_waiting && self.end != Some((self.size, self.modified))
@@ -186,6 +192,21 @@ impl Generation {
         self.links = stat.links;
     }
 
+    /// Everything was read. A clock of a file system ticks every few milliseconds: what was written just
+    /// now is looked at once more.
+    pub(super) fn reached_end(&mut self, wall: Timestamp) {
+        self.end = Some((self.size, self.modified));
+        self.is_racy = i128::from(wall.as_millis()) * 1_000_000 - self.modified < RACY_NANOS;
+    }
+
+    /// A scan saw it. What is not sure is compared again.
+    pub(super) fn look_again(&mut self) {
+        if std::mem::take(&mut self.is_racy) {
+            self.end = None;
+            self.compared = None;
+        }
+    }
+
     /// Opens the file, if it is not open.
     pub(super) fn open(&mut self) -> std::io::Result<&mut Source> {
         if self.source.is_none() {
@@ -204,6 +225,11 @@ impl Generation {
     /// Whether the bytes before the position were compared since the file was opened or found again.
     pub(super) fn is_compared(&self) -> bool {
         self.before.is_some() && self.source.is_some()
+    }
+
+    /// Its first bytes, as they are now.
+    pub(super) fn head(&mut self) -> std::io::Result<Vec<u8>> {
+        self.open()?.head()
     }
 
     /// Compares the content with what is known, unless it has not changed since.

@@ -41,7 +41,7 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn path(&self) -> &Path {
-        self.names.first().map_or(Path::new(""), PathBuf::as_path)
+        self.names.first().map_or_else(|| Path::new(""), PathBuf::as_path)
     }
 }
 
@@ -179,7 +179,7 @@ impl Walk<'_> {
         if may_be_link && let Ok(target) = fs::read_link(&path) {
             is_link = true;
             // Its target is written in another folder, perhaps.
-            let target = path.parent().unwrap_or(Path::new("/")).join(target);
+            let target = path.parent().unwrap_or_else(|| Path::new("/")).join(target);
             if let Some(folder) = target.canonicalize().ok().as_deref().and_then(Path::parent) {
                 self.watch(folder);
             }

@@ -226,7 +226,7 @@ impl Worker {
             }
         }
         for held in self.held.values() {
-            if let Some(section) = status.sections.get_mut(held.section) {
+            if let Some(section) = status.sections.get_mut(held.found.section) {
                 section.held += 1;
             }
         }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use pikepole_fleet::Timestamp;
 use tokio::time::Instant;
 
-use super::super::file::stat_file;
+use super::super::file::{Source, stat_file};
 use super::super::generation::Generation;
+use super::super::identity::FileId;
 use super::super::list::{self, Found, Listing};
 use super::super::{mark, status};
 use super::Worker;
@@ -24,9 +25,11 @@ const MAX_GENERATIONS: usize = 8_192;
 const ALONE: u32 = 10;
 
 /// A file that waits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Held {
-    pub(super) section: usize,
+    pub(super) found: Found,
+    /// Kept open: should it be deleted, it may have to be read after all.
+    pub(super) source: Option<Source>,
     /// As it was when it last changed.
     pub(super) seen: (u64, i128),
     pub(super) since: Instant,
@@ -47,6 +50,7 @@ impl Worker {
         self.observe_unlisted(now);
         self.compare_changed(!unclaimed.is_empty(), now);
         self.pair(&listing, &unclaimed, now);
+        self.open_ready(now);
         self.folders = listing.folders;
         self.expire(wall);
         self.mark_dirty();
@@ -113,6 +117,7 @@ impl Worker {
             }
         }
         generation.observe(&found.stat, now);
+        generation.look_again();
     }
 
     /// Files that have no name any more, or one that is not ours.
@@ -121,6 +126,23 @@ impl Worker {
             let stat = generation.source.as_ref().and_then(|source| stat_file(source.file()).ok());
             if let Some(stat) = stat {
                 generation.observe(&stat, now);
+            }
+        }
+    }
+
+    /// Opens what is to be read, even while nothing can be read: it may be deleted before its turn.
+    fn open_ready(&mut self, now: Instant) {
+        let is_closed = |g: &&Generation| g.source.is_none() && g.is_ready(now);
+        let closed: Vec<u64> = self.generations.values().filter(is_closed).map(|g| g.id).collect();
+        for id in closed {
+            if !self.make_room_to_open(id) {
+                return;
+            }
+            let Some(generation) = self.generations.get_mut(&id) else { continue };
+            if let Err(error) = generation.open() {
+                let (section, path) = (generation.section, generation.path.clone());
+                generation.retry_at = Some(now + super::read::AGAIN);
+                self.failed(section, path, &error);
             }
         }
     }
@@ -165,13 +187,7 @@ impl Worker {
     }
 
     /// A new generation, to be read from its beginning.
-    pub(super) fn begin(
-        &mut self,
-        section: usize,
-        place: super::super::identity::FileId,
-        path: PathBuf,
-        now: Instant,
-    ) -> u64 {
+    pub(super) fn begin(&mut self, section: usize, place: FileId, path: PathBuf, now: Instant) -> u64 {
         let id = loop {
             let id = fastrand::u64(..);
             if id != 0 && !self.generations.contains_key(&id) {

@@ -5,13 +5,12 @@
 //! Invariant: two files that stand side by side are two, but for a copy, which waits until what it was made
 //! of is truncated or gone, or until it has waited so long that it is taken for a log of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use tokio::time::Instant;
 
-use super::super::file::Filled;
-use super::super::file::Source;
+use super::super::file::{Filled, Source};
 use super::super::identity::{Beginning, Candidate, Look, Lost, PREFIX, Position, Tail, Verdict, judge};
 use super::super::list::{self, Found, Listing};
 use super::Worker;
@@ -21,39 +20,67 @@ use crate::config::Start;
 /// What is read to find the last line's end.
 const LOOK_BACK: usize = 64 * 1024;
 
+/// A file that no generation knows.
+struct Fresh {
+    found: Found,
+    source: Source,
+    /// Its first bytes; `None`: they cannot be read, or not yet.
+    head: Option<Vec<u8>>,
+    /// It was deleted while it waited.
+    is_gone: bool,
+}
+
+impl Fresh {
+    /// Of two that are alike the lower one is no copy.
+    fn rank(&self) -> (bool, bool, u64) {
+        (!self.found.is_in_paths, self.found.is_gz, self.found.stat.id.ino)
+    }
+}
+
+/// Whether one may be a copy of the other, as far as both go. Of a log of its own more is asked.
+fn is_alike(one: &[u8], other: &[u8], is_in_paths: bool) -> bool {
+    let len = one.len().min(other.len());
+    len > 0 && one[..len] == other[..len] && (!is_in_paths || len >= PREFIX)
+}
+
 impl Worker {
     /// Finds out what the files are that no generation knows.
     pub(super) fn pair(&mut self, listing: &Listing, unclaimed: &[usize], now: Instant) {
-        let mut candidates: Vec<(usize, &Found)> =
-            unclaimed.iter().filter_map(|index| Some((*index, listing.files.get(*index)?))).collect();
+        let mut candidates: Vec<&Found> = unclaimed.iter().filter_map(|at| listing.files.get(*at)).collect();
         // What was rotated is older than what is written, and so is what was written earlier.
-        candidates.sort_by_key(|(_, found)| (found.is_in_paths, found.stat.modified));
-        let inodes: BTreeSet<_> = candidates.iter().map(|(_, f)| (f.stat.id.dev, f.stat.id.ino)).collect();
-        self.held.retain(|inode, _| inodes.contains(inode));
-        let mut open: Vec<(&Found, Source)> = Vec::new();
-        for (_, found) in candidates {
+        candidates.sort_by_key(|found| (found.is_in_paths, found.stat.modified));
+        let mut fresh = self.release(listing, &candidates);
+        for found in candidates {
             // An empty one is nothing yet, unless it is a log.
             if found.stat.size == 0 && !found.is_in_paths {
                 continue;
             }
             match Source::open(found.path(), found.stat.id, found.is_gz) {
-                Ok(source) => open.push((found, source)),
+                Ok(mut source) => {
+                    let head = source.head().ok();
+                    fresh.push(Fresh { found: found.clone(), source, head, is_gone: false });
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.scan_asked = true,
                 Err(error) => self.failed(found.section, found.path().into(), &error),
             }
         }
-        self.adopt_all(&mut open, now);
-        for (found, mut source) in open {
-            if !self.has_started {
-                self.first_seen(found, &mut source, now);
-            } else if !self.is_held(found, &mut source, now) {
-                self.new_file(found, now);
+        self.adopt_all(&mut fresh, now);
+        if self.has_started {
+            let twins: Vec<_> = (0..fresh.len()).map(|index| self.twin(index, &fresh)).collect();
+            for (fresh, twin) in fresh.into_iter().zip(twins) {
+                if let Some(fresh) = self.hold(fresh, twin, now) {
+                    self.new_file(fresh, now);
+                }
+            }
+        } else {
+            for fresh in fresh {
+                self.first_seen(fresh, now);
             }
         }
     }
 
     /// Gives files to generations that have lost theirs, the best pair first.
-    fn adopt_all(&mut self, open: &mut Vec<(&Found, Source)>, now: Instant) {
+    fn adopt_all(&mut self, fresh: &mut Vec<Fresh>, now: Instant) {
         let lost: Vec<_> = {
             let is_lost = |g: &&super::Generation| g.lost().is_some() && !g.beginning.bytes.is_empty();
             let mut lost: Vec<_> = self.generations.values().filter(is_lost).collect();
@@ -65,8 +92,8 @@ impl Worker {
             lost.iter().map(known).collect()
         };
         let mut pairs = Vec::new();
-        for (index, (found, source)) in open.iter_mut().enumerate() {
-            let Found { is_in_paths, is_gz, .. } = **found;
+        for (index, Fresh { found, source, .. }) in fresh.iter_mut().enumerate() {
+            let Found { is_in_paths, is_gz, .. } = *found;
             let candidate = Candidate { id: found.stat.id, is_in_paths, is_gz };
             for (id, section, place, beginning, position, why) in &lost {
                 if *section != found.section {
@@ -83,84 +110,115 @@ impl Worker {
             }
         }
         pairs.sort_unstable();
-        let (mut files, mut generations) = (BTreeSet::new(), BTreeSet::new());
+        let (mut chosen, mut generations) = (BTreeMap::new(), BTreeSet::new());
         for ((is_over, ..), index, id) in pairs {
-            if files.contains(&index) || !generations.insert(id) {
+            if chosen.contains_key(&index) || !generations.insert(id) {
                 continue;
             }
-            files.insert(index);
-            if let Some((found, _)) = open.get(index) {
-                self.adopt(id, found, is_over, now);
+            chosen.insert(index, (id, is_over));
+        }
+        for (index, one) in std::mem::take(fresh).into_iter().enumerate() {
+            match chosen.get(&index) {
+                Some((id, is_over)) => self.adopt(*id, one, *is_over, now),
+                None => fresh.push(one),
             }
         }
-        let mut index = 0;
-        open.retain(|_| {
-            index += 1;
-            !files.contains(&(index - 1))
-        });
     }
 
-    fn adopt(&mut self, id: u64, found: &Found, is_over: bool, now: Instant) {
+    fn adopt(&mut self, id: u64, fresh: Fresh, is_over: bool, now: Instant) {
+        let Fresh { found, source, is_gone, .. } = fresh;
+        self.held.remove(&inode(&found));
         let Some(generation) = self.generations.get_mut(&id) else { return };
         tracing::info!(path = %found.path().display(), offset = generation.position.offset, "found again");
         generation.move_to(found.stat.id, found.path(), found.is_gz, now);
         generation.is_ignored |= is_over;
         generation.observe(&found.stat, now);
+        if is_gone {
+            generation.is_listed = false;
+            generation.source = Some(source);
+        }
         if let Some(section) = self.sections.get_mut(found.section) {
             section.status.found_again += 1;
         }
     }
 
-    /// Whether a file must wait, because it may be a copy of one that is there.
-    fn is_held(&mut self, found: &Found, source: &mut Source, now: Instant) -> bool {
-        let inode = (found.stat.id.dev, found.stat.id.ino);
-        let Some(twin_is_listed) = self.twin(found, source) else {
-            self.held.remove(&inode);
-            return false;
+    /// Lets go of what waited and is claimed now. What was deleted while it waited goes on waiting.
+    fn release(&mut self, listing: &Listing, candidates: &[&Found]) -> Vec<Fresh> {
+        let inodes: BTreeSet<_> = candidates.iter().map(|found| inode(found)).collect();
+        let is_claimed = |found: &Found| {
+            let at = listing.at_inode(inode(found));
+            !inodes.contains(&inode(found)) && at.is_some_and(|at| at.stat.id.is(&found.stat.id))
         };
-        let seen = (found.stat.size, found.stat.modified);
-        let new = Held { section: found.section, seen, since: now };
-        let held = self.held.entry(inode).or_insert(new);
-        if held.seen != seen {
-            *held = new;
-        }
-        let grace = self.sections.get(found.section).map(|section| section.config.rotate_grace);
-        let is_over = grace.is_some_and(|grace| now.saturating_duration_since(held.since) >= grace);
-        if twin_is_listed && is_over {
+        self.held.retain(|_, held| !is_claimed(&held.found));
+        let gone = self.held.iter_mut().filter(|(inode, _)| !inodes.contains(*inode));
+        let fresh = gone.filter_map(|(_, held)| {
+            let mut source = held.source.take()?;
+            let head = source.head().ok();
+            Some(Fresh { found: held.found.clone(), source, head, is_gone: true })
+        });
+        fresh.collect()
+    }
+
+    /// Keeps a file that must wait, because it may be a copy of one that is there; gives back what need not.
+    fn hold(&mut self, fresh: Fresh, twin: Option<bool>, now: Instant) -> Option<Fresh> {
+        let inode = inode(&fresh.found);
+        let Some(twin_is_listed) = twin else {
             self.held.remove(&inode);
-            return false;
+            return Some(fresh);
+        };
+        let seen = (fresh.found.stat.size, fresh.found.stat.modified);
+        let since = match self.held.remove(&inode) {
+            Some(held) if held.seen == seen => held.since,
+            _ => now,
+        };
+        let grace = self.sections.get(fresh.found.section).map(|section| section.config.rotate_grace);
+        let is_over = grace.is_some_and(|grace| now.saturating_duration_since(since) >= grace);
+        if twin_is_listed && is_over {
+            return Some(fresh);
         }
-        true
+        self.held.insert(inode, Held { found: fresh.found, source: Some(fresh.source), seen, since });
+        None
     }
 
     /// Whether there is a file with the same beginning, and if so, whether it has a name.
-    fn twin(&self, found: &Found, source: &mut Source) -> Option<bool> {
-        let mut twin = None;
-        for generation in self.generations.values() {
-            let is_there = generation.lost().is_none() && generation.section == found.section;
-            let beginning = &generation.beginning;
-            if !is_there || beginning.bytes.is_empty() || (found.is_in_paths && !beginning.is_full()) {
+    fn twin(&mut self, index: usize, fresh: &[Fresh]) -> Option<bool> {
+        let one = fresh.get(index)?;
+        let Some(head) = &one.head else {
+            // It is being compressed.
+            return one.found.is_gz.then_some(true);
+        };
+        let found = &one.found;
+        let is_better = |other: &&Fresh| {
+            other.found.section == found.section && other.rank() < one.rank() && !other.found.is_gz
+        };
+        let is_same = |other: &Fresh| {
+            let may_be = found.is_gz || found.stat.size <= other.found.stat.size;
+            may_be && other.head.as_ref().is_some_and(|other| is_alike(head, other, found.is_in_paths))
+        };
+        let mut twin = fresh.iter().filter(is_better).any(is_same).then_some(true);
+        for generation in self.generations.values_mut() {
+            if generation.lost().is_some() || generation.section != found.section {
                 continue;
             }
             // A copy is not longer than what it is made of.
             if !found.is_gz && generation.is_listed && found.stat.size > generation.size {
                 continue;
             }
-            let is_same = match source.look(found.stat.size, beginning, &Position::default()) {
-                Ok((Look::Fits, _)) => true,
-                Ok((Look::Shorter, _)) => !found.is_in_paths,
-                Ok(_) => false,
-                // It is being compressed.
-                Err(_) => found.is_gz,
+            // What is compressed is known by what was read of it.
+            let other = match generation.is_gz {
+                true if generation.beginning.base == 0 => generation.beginning.bytes.clone(),
+                true => continue,
+                false => generation.head().unwrap_or_default(),
             };
-            if is_same {
+            if is_alike(head, &other, found.is_in_paths) {
                 twin = Some(twin.unwrap_or(true) && generation.is_listed);
             }
         }
         twin
     }
 
-    fn new_file(&mut self, found: &Found, now: Instant) -> u64 {
+    fn new_file(&mut self, fresh: Fresh, now: Instant) -> u64 {
+        let Fresh { found, source, is_gone, .. } = fresh;
         let id = self.begin(found.section, found.stat.id, found.path().into(), now);
         let lineage = self.sections.get(found.section).map(|s| list::lineage(found.path(), &s.config.paths));
         if let Some(generation) = self.generations.get_mut(&id) {
@@ -168,19 +226,24 @@ impl Worker {
             generation.is_link = found.is_link;
             generation.lineage = lineage.unwrap_or_else(|| found.path().into());
             generation.observe(&found.stat, now);
+            generation.is_listed = !is_gone;
+            generation.source = is_gone.then_some(source);
         }
         id
     }
 
     /// At the very first start what was rotated before is not read, and with `start = "end"` nothing is
     /// that was written before.
-    fn first_seen(&mut self, found: &Found, source: &mut Source, now: Instant) {
-        let id = self.new_file(found, now);
+    fn first_seen(&mut self, mut fresh: Fresh, now: Instant) {
+        let found = fresh.found.clone();
         let start = self.sections.get(found.section).map(|section| section.config.start);
         if found.is_in_paths && !found.is_gz && start == Some(Start::Beginning) {
+            self.new_file(fresh, now);
             return;
         }
+        let source = &mut fresh.source;
         let end = if found.is_gz { head(source) } else { end_of(source, found.stat.size) };
+        let id = self.new_file(fresh, now);
         let Some(generation) = self.generations.get_mut(&id) else { return };
         generation.is_ignored = found.is_gz;
         match end {
@@ -229,4 +292,8 @@ fn end_of(source: &mut Source, size: u64) -> std::io::Result<(Beginning, Positio
         beginning.grow(0, &bytes[..len]);
     }
     Ok((beginning, Position { offset, is_skipping, tail: Tail::of(&last) }))
+}
+
+fn inode(found: &Found) -> (u64, u64) {
+    (found.stat.id.dev, found.stat.id.ino)
 }

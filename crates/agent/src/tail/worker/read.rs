@@ -17,7 +17,7 @@ use super::Worker;
 use super::send::Placed;
 
 /// After an error a file is tried again.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// What a line takes in a block beside its bytes and a header that may come before it.
 const OVERHEAD: usize = 16;
 
@@ -143,7 +143,7 @@ impl Worker {
         if !is_all {
             return Ok(Turn::More);
         }
-        generation.end = Some((generation.size, generation.modified));
+        generation.reached_end(wall);
         if generation.is_gz {
             generation.is_finished = true;
             if let Some(section) = self.sections.get_mut(generation.section) {
@@ -214,7 +214,7 @@ impl Worker {
     }
 
     /// Whether one more file can be open; closes one that has nothing to read, if that helps.
-    fn make_room_to_open(&mut self, id: u64) -> bool {
+    pub(super) fn make_room_to_open(&mut self, id: u64) -> bool {
         if self.generations.get(&id).is_none_or(|g| g.source.is_some()) {
             return true;
         }

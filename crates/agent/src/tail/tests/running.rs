@@ -1,0 +1,83 @@
+//! The thread with inotify, on real time. Nothing is waited for but the lines themselves.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::super::Tail;
+use super::*;
+use crate::clock::Clock;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything is durable at once.
+struct Direct(Sender<String>);
+
+impl Sink for Direct {
+    fn append(&mut self, block: NewBlock, receipt: Receipt) {
+        lines::raw(&block.body, |_, line| {
+            self.0.send(String::from_utf8_lossy(line.text).into_owned()).unwrap();
+        })
+        .unwrap();
+        receipt.durable();
+    }
+
+    fn mark(&mut self, _: Vec<Mark>) {}
+}
+
+fn run(folder: &TempDir) -> (Tail, Receiver<String>) {
+    let pattern = |name: &str| Pattern::parse(&format!("{}/{name}", folder.path().display())).unwrap();
+    let config = config(vec![pattern("*.log")], vec![pattern("*.log.*")]);
+    // Only inotify can tell of anything after the first scan.
+    let limits = Limits { scan_every: Duration::from_secs(3_600), ..Limits::default() };
+    let (send, receive) = channel();
+    let who = Who { agent: "a".into(), host: "h".into() };
+    let tail =
+        Tail::start(vec![config], who, limits, &BTreeMap::new(), Box::new(Direct(send)), Clock::system());
+    (tail.unwrap(), receive)
+}
+
+fn append(folder: &TempDir, name: &str, text: &str) {
+    let file = OpenOptions::new().append(true).create(true).open(folder.path().join(name));
+    file.unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn inotify_tells_of_lines_files_and_renames() {
+    let folder = TempDir::new().unwrap();
+    append(&folder, "a.log", "first\n");
+    let (tail, lines) = run(&folder);
+    let next = || lines.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(next(), "first");
+    append(&folder, "a.log", "second\n");
+    assert_eq!(next(), "second");
+    append(&folder, "b.log", "new file\n");
+    assert_eq!(next(), "new file");
+    fs::rename(folder.path().join("a.log"), folder.path().join("a.log.1")).unwrap();
+    append(&folder, "a.log.1", "late\n");
+    assert_eq!(next(), "late");
+    append(&folder, "a.log", "fresh\n");
+    assert_eq!(next(), "fresh");
+    tail.stop();
+    assert!(lines.recv_timeout(PATIENCE).is_err(), "nobody sends any more");
+}
+
+#[test]
+fn a_link_into_another_folder_is_followed_at_once() {
+    let (folder, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    append(&other, "target", "first\n");
+    std::os::unix::fs::symlink(other.path().join("target"), folder.path().join("a.log")).unwrap();
+    let (_tail, lines) = run(&folder);
+    assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "first");
+    append(&other, "target", "second\n");
+    assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "second");
+}
+
+#[tokio::test]
+async fn the_status_is_published() {
+    let folder = TempDir::new().unwrap();
+    append(&folder, "a.log", "one\ntwo\n");
+    let (tail, _lines) = run(&folder);
+    let mut status = tail.status();
+    let seen = status.wait_for(|status| status.sections.first().is_some_and(|s| s.lines == 2));
+    let seen = tokio::time::timeout(PATIENCE, seen).await.unwrap().unwrap().clone();
+    assert_eq!((seen.open_files, seen.unwatched_folders, seen.sections[0].bytes), (1, 0, 6));
+}
