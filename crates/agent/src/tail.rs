@@ -43,9 +43,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::config::TailConfig;
-#[cfg(test)]
-use status::SectionStatus;
-pub(crate) use status::TailStatus;
+pub use status::{SectionStatus, TailStatus};
 use wake::{Bell, Wait};
 use worker::Worker;
 

@@ -13,7 +13,7 @@ const MAX_ERRORS: usize = 16;
 /// All of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct TailStatus {
+pub struct TailStatus {
     /// One for each `[[tail]]`, in the order of the configuration.
     pub sections: Vec<SectionStatus>,
     /// Generations that are known, those that are gone included.
@@ -37,7 +37,7 @@ pub(crate) struct TailStatus {
 /// One `[[tail]]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct SectionStatus {
+pub struct SectionStatus {
     /// Its patterns.
     pub paths: Vec<String>,
     /// Files that are there or held open.
