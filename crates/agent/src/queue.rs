@@ -103,8 +103,6 @@ pub(crate) enum Hurry {
 pub(crate) enum Take {
     /// The oldest.
     Oldest,
-    /// The oldest at or after this one.
-    OldestFrom(Seq),
     /// Live data first, with a share for the backlog.
     NewestFirst,
 }
@@ -161,11 +159,6 @@ impl Receipt {
     /// Waits until the block is durable.
     pub(crate) async fn durable(self) -> Result<Seq, QueueError> {
         self.0.await.unwrap_or(Err(QueueError::Closed))
-    }
-
-    /// The same, for threads.
-    pub(crate) fn wait(self) -> Result<Seq, QueueError> {
-        self.0.blocking_recv().unwrap_or(Err(QueueError::Closed))
     }
 }
 
@@ -233,29 +226,11 @@ impl Queue {
         Ok((Self(Arc::new(Shared { inbox, admission, stats, ending })), opened))
     }
 
-    /// Keeps a block. Ready when it is durable; waits as long as the spool is full or the disk fails. Whoever stops waiting
-    /// must take it that the block may be durable all the same.
-    pub(crate) async fn append(&self, new: NewBlock, hurry: Hurry) -> Result<Seq, QueueError> {
-        self.send(new, hurry).await?.durable().await
-    }
-
-    /// Hands a block over, in order with those before it; several may be under way.
+    /// Hands a block over, in order with those before it; several may be under way. Waits as long as the spool is full or the
+    /// disk fails. Whoever stops waiting must take it that the block may be durable all the same.
     pub(crate) async fn send(&self, new: NewBlock, hurry: Hurry) -> Result<Receipt, QueueError> {
         let permit = self.0.admission.block(&new).await?;
         Ok(self.put(new, hurry, permit))
-    }
-
-    /// The same, at once or not at all: the block comes back if too much is under way.
-    pub(crate) fn try_send(&self, new: NewBlock, hurry: Hurry) -> Result<Receipt, NewBlock> {
-        match self.0.admission.try_block(&new) {
-            Some(permit) => Ok(self.put(new, hurry, permit)),
-            None => Err(new),
-        }
-    }
-
-    /// The same as `send`, for threads.
-    pub(crate) fn send_blocking(&self, new: NewBlock, hurry: Hurry) -> Result<Receipt, QueueError> {
-        worker::block_on(self.send(new, hurry))
     }
 
     fn put(&self, new: NewBlock, hurry: Hurry, permit: tokio::sync::OwnedSemaphorePermit) -> Receipt {

@@ -128,11 +128,6 @@ impl Admission {
         self.bytes.clone().acquire_many_owned(permits).await.map_err(|_| QueueError::Closed)
     }
 
-    /// Admits a block if that can be now.
-    pub(super) fn try_block(&self, new: &NewBlock) -> Option<OwnedSemaphorePermit> {
-        self.bytes.clone().try_acquire_many_owned(self.permits(new)).ok()
-    }
-
     pub(super) async fn request(&self) -> Option<OwnedSemaphorePermit> {
         self.requests.clone().acquire_owned().await.ok()
     }

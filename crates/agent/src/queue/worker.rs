@@ -7,12 +7,8 @@
 mod deliver;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -370,22 +366,4 @@ fn start_syncer(inbox: Arc<Inbox>) -> Result<mpsc::SyncSender<CommitJob>, String
     };
     let thread = std::thread::Builder::new().name("spool-sync".to_string()).spawn(run);
     thread.map(|_| jobs).map_err(|e| format!("cannot start the spool's sync thread: {e}"))
-}
-
-/// Waits for a future on a thread that is no runtime's.
-pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return value;
-        }
-        std::thread::park();
-    }
 }

@@ -69,7 +69,6 @@ impl Worker {
     fn next_block(&mut self, take: Take, now: Instant) -> Option<Arc<Block>> {
         let order = match take {
             Take::Oldest => Order::OldestFrom(Seq(0)),
-            Take::OldestFrom(seq) => Order::OldestFrom(seq),
             Take::NewestFirst => {
                 self.spool.find(Order::Newest)?;
                 match self.share.turn() {
