@@ -229,7 +229,12 @@ impl Generation {
 
     /// Its first bytes, as they are now.
     pub(super) fn head(&mut self) -> std::io::Result<Vec<u8>> {
-        self.open()?.head()
+        let was_open = self.source.is_some();
+        let head = self.open()?.head();
+        if !was_open {
+            self.close();
+        }
+        head
     }
 
     /// Compares the content with what is known, unless it has not changed since.

@@ -4,6 +4,8 @@
 //! true at the last scan.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,25 +79,26 @@ pub struct SectionStatus {
 }
 
 impl SectionStatus {
-    pub(super) fn failed(&mut self, path: &std::path::Path, error: &dyn std::fmt::Display) {
+    pub(super) fn failed(&mut self, path: &Path, error: &dyn Display) {
         self.errors_total += 1;
-        note(&mut self.errors, path, error);
+        let before = self.errors.clone();
+        note(&mut self.errors, &before, path, error);
     }
 }
 
-/// Notes an error; true if it is news.
+/// Notes an error, and logs it if it is not one of those before.
 pub(super) fn note(
     errors: &mut BTreeMap<String, String>,
-    path: &std::path::Path,
-    error: &dyn std::fmt::Display,
+    before: &BTreeMap<String, String>,
+    path: &Path,
+    error: &dyn Display,
 ) {
     let (path, error) = (path.display().to_string(), error.to_string());
-    let is_news = errors.get(&path) != Some(&error);
     if !errors.contains_key(&path) && errors.len() >= MAX_ERRORS {
         return;
     }
-    if is_news {
+    if before.get(&path) != Some(&error) {
         tracing::warn!(path, error, "a tailed file cannot be read as it should");
-        errors.insert(path, error);
     }
+    errors.insert(path, error);
 }

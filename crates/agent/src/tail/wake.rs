@@ -156,7 +156,7 @@ impl Watches {
         let Some(inotify) = &self.inotify else { return };
         let mut buffer = vec![MaybeUninit::uninit(); EVENTS];
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
-        let mut lost = Vec::new();
+        let (mut lost, mut written) = (Vec::new(), BTreeSet::new());
         while let Ok(event) = reader.next() {
             let flags = event.events();
             if flags.intersects(ReadFlags::IGNORED | ReadFlags::UNMOUNT | ReadFlags::MOVE_SELF) {
@@ -164,12 +164,18 @@ impl Watches {
             }
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
             match (self.folders.get(&event.wd()), name) {
-                (Some(folder), Some(name)) if flags.contains(ReadFlags::MODIFY) => {
-                    worker.written(&folder.join(name));
+                // A busy file is told of once a line.
+                (Some(_), Some(name)) if flags.contains(ReadFlags::MODIFY) => {
+                    written.insert((event.wd(), name.to_os_string()));
                 }
                 (Some(folder), Some(name)) => worker.changed(&folder.join(name)),
                 // An overflow, or a folder itself.
                 _ => worker.scan_soon(),
+            }
+        }
+        for (wd, name) in written {
+            if let Some(folder) = self.folders.get(&wd) {
+                worker.written(&folder.join(name));
             }
         }
         for wd in lost {

@@ -60,6 +60,8 @@ pub(super) struct Worker {
     resume_at: Option<Instant>,
     refused: u64,
     status: TailStatus,
+    /// Of the scan before: what is told once is not told every second.
+    errors_before: BTreeMap<String, String>,
     /// Folders of the last scan.
     folders: BTreeSet<PathBuf>,
     /// Between two scans.
@@ -124,6 +126,7 @@ impl Worker {
             resume_at: None,
             refused: 0,
             status: TailStatus::default(),
+            errors_before: BTreeMap::new(),
             folders: BTreeSet::new(),
         }
     }

@@ -42,9 +42,9 @@ impl Worker {
             let configs: Vec<_> = self.sections.iter().map(|section| &section.config).collect();
             list::list(&configs)
         };
-        self.status.errors.clear();
+        self.errors_before = std::mem::take(&mut self.status.errors);
         for (path, error) in std::mem::take(&mut listing.errors) {
-            status::note(&mut self.status.errors, &path, &error);
+            status::note(&mut self.status.errors, &self.errors_before, &path, &error);
         }
         let unclaimed = self.claim(&listing, now);
         self.observe_unlisted(now);
@@ -156,8 +156,11 @@ impl Worker {
                 continue;
             }
             let is_shorter = generation.size < generation.position.offset;
+            let has_changed = generation.end != Some((generation.size, generation.modified));
             // What cannot be compared now is compared before it is read.
-            if is_shorter || (is_copy_possible && matches!(generation.compare(now), Ok(false))) {
+            let mut differs =
+                || is_copy_possible && has_changed && matches!(generation.compare(now), Ok(false));
+            if is_shorter || differs() {
                 replaced.push(generation.id);
             }
         }

@@ -149,7 +149,8 @@ impl Worker {
             let at = listing.at_inode(inode(found));
             !inodes.contains(&inode(found)) && at.is_some_and(|at| at.stat.id.is(&found.stat.id))
         };
-        self.held.retain(|_, held| !is_claimed(&held.found));
+        let is_there = |found: &Found, has_source: bool| has_source || inodes.contains(&inode(found));
+        self.held.retain(|_, held| is_there(&held.found, held.source.is_some()) && !is_claimed(&held.found));
         let gone = self.held.iter_mut().filter(|(inode, _)| !inodes.contains(*inode));
         let fresh = gone.filter_map(|(_, held)| {
             let mut source = held.source.take()?;
@@ -176,7 +177,9 @@ impl Worker {
         if twin_is_listed && is_over {
             return Some(fresh);
         }
-        self.held.insert(inode, Held { found: fresh.found, source: Some(fresh.source), seen, since });
+        // Not at the cost of files that are read.
+        let source = (self.held.len() < self.limits.max_open / 4).then_some(fresh.source);
+        self.held.insert(inode, Held { found: fresh.found, source, seen, since });
         None
     }
 

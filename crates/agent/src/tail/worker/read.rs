@@ -232,7 +232,7 @@ impl Worker {
             let most = self.limits.max_open;
             let error =
                 format!("more than {most} files have something to read; raise the limit of open files");
-            super::super::status::note(&mut self.status.errors, &PathBuf::new(), &error);
+            super::super::status::note(&mut self.status.errors, &self.errors_before, &PathBuf::new(), &error);
         }
         idle.is_some()
     }
