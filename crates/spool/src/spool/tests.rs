@@ -310,7 +310,7 @@ fn marks_are_bounded() {
     let large = Mark { key: "k".into(), value: Some(Bytes::from(vec![0; crate::MAX_MARK + 1])) };
     assert!(matches!(spool.mark(vec![large]), Err(AppendError::Marks)));
     let mut refused = false;
-    for n in 0..500_u32 {
+    for n in 0..700_u32 {
         let mark = Mark { key: n.to_string().into(), value: Some(Bytes::from(vec![0; 10_000])) };
         refused |= spool.mark(vec![mark]).is_err();
         spool.commit().unwrap();

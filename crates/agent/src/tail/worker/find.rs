@@ -20,7 +20,7 @@ use super::super::{mark, status};
 use super::Worker;
 
 /// Generations that are remembered; then those that are gone longest are forgotten.
-const MAX_GENERATIONS: usize = 8_192;
+const MAX_GENERATIONS: usize = 4_096;
 /// A deleted file that nothing took the place of is given up only after so many times the grace.
 const ALONE: u32 = 10;
 
