@@ -8,6 +8,8 @@
 mod acks;
 #[path = "logs/collector.rs"]
 mod collector;
+#[path = "logs/fleet.rs"]
+mod fleet;
 #[path = "logs/ledger.rs"]
 mod ledger;
 #[path = "logs/restarts.rs"]

@@ -111,9 +111,14 @@ impl World {
     }
 }
 
+/// The id of the collector at an address.
+pub(super) fn instance(address: SocketAddr) -> String {
+    format!("i-{:08x}", address.port())
+}
+
 fn put(place: &Place, members: &[SocketAddr]) {
     // A name for each address: one that comes back is the same.
-    let member = |address: &SocketAddr| serde_json::json!({ "instance_id": format!("c-{}", address.port()), "address": address, "zone": "a" });
+    let member = |address: &SocketAddr| serde_json::json!({ "instance_id": instance(*address), "address": address, "zone": "a" });
     let members: Vec<_> = members.iter().map(member).collect();
     let text = serde_json::json!({ "members": members, "desired": members.len() });
     place.write("members.json", &text.to_string());
