@@ -8,8 +8,12 @@
 mod acks;
 #[path = "logs/collector.rs"]
 mod collector;
+#[path = "logs/disk.rs"]
+mod disk;
 #[path = "logs/fleet.rs"]
 mod fleet;
+#[path = "logs/hostile.rs"]
+mod hostile;
 #[path = "logs/ledger.rs"]
 mod ledger;
 #[path = "logs/restarts.rs"]

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use pikepole_lumberjack::client::{Connector, Options, TlsConfig};
@@ -57,16 +58,47 @@ pub(super) struct Shipper {
     task: JoinHandle<Did>,
 }
 
+/// Text that does not compress to nothing.
+fn noise(bytes: usize) -> &'static str {
+    static POOL: LazyLock<String> = LazyLock::new(|| {
+        let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-";
+        let mut random = vec![0; 2 << 20];
+        fastrand::Rng::new().fill(&mut random);
+        random.iter().map(|byte| char::from(letters[usize::from(byte & 63)])).collect()
+    });
+    let from = fastrand::usize(..POOL.len() - bytes);
+    &POOL[from..from + bytes]
+}
+
 /// One window of new events.
 pub(super) fn window(ids: Range<u64>, level: u32, bytes: usize) -> EncodedWindow {
     let mut encoder = WindowEncoder::new();
     encoder.begin(level);
     for id in ids {
-        // Not all the same, so that it does not compress to nothing.
-        let noise: String = (0..bytes).map(|_| fastrand::alphanumeric()).collect();
+        let noise = noise(bytes);
         assert!(encoder.push(format!("{{\"id\":{id},\"message\":\"{noise}\"}}").as_bytes()));
     }
     encoder.finish()
+}
+
+/// Sends these events as one window and waits for its ack.
+pub(super) async fn deliver(to: SocketAddr, events: &[Vec<u8>], level: u32) {
+    let mut encoder = WindowEncoder::new();
+    encoder.begin(level);
+    for event in events {
+        assert!(encoder.push(event));
+    }
+    let window = encoder.finish();
+    let connector = Connector::new(Options::default(), None).unwrap();
+    let (mut writer, mut reader) = connector.connect(to).await.unwrap();
+    let mut sender = Sender::new(Duration::ZERO);
+    sender.sent(0, window.events, Duration::ZERO);
+    writer.write(&window).await.unwrap();
+    while sender.in_flight() > 0 {
+        let bytes = within("an ack", reader.read()).await.unwrap();
+        assert!(!bytes.is_empty(), "the relay closed the connection");
+        sender.input(bytes, Duration::ZERO, &mut |_| ()).unwrap();
+    }
 }
 
 struct Work {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use super::collector::address;
@@ -208,4 +209,23 @@ pub(super) fn dice() -> fastrand::Rng {
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
     println!("PIKEPOLE_FAULT_SEED={seed}");
     fastrand::Rng::with_seed(seed)
+}
+
+/// Whether this is the test inside of a namespace of its own. If not, it is run there, by `unshare` with these
+/// flags, and its success is this one's; where that is not permitted, it is skipped and said.
+pub(super) async fn inside(test: &str, flags: &[&str]) -> bool {
+    const INSIDE: &str = "PIKEPOLE_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let permitted = Command::new("unshare").args(flags).arg("true").stderr(Stdio::null()).status().await;
+    if !permitted.as_ref().is_ok_and(ExitStatus::success) {
+        println!("SKIPPED {test}: unshare {flags:?} is not permitted here ({permitted:?})");
+        return false;
+    }
+    let mut command = Command::new("unshare");
+    command.args(flags).arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    let status = within(test, command.env(INSIDE, "1").kill_on_drop(true).status()).await.unwrap();
+    assert!(status.success(), "{test} failed in its namespace");
+    false
 }
