@@ -6,6 +6,8 @@
 
 #[path = "logs/acks.rs"]
 mod acks;
+#[path = "../../../lumberjack/tests/it/certs.rs"]
+mod certs;
 #[path = "logs/collector.rs"]
 mod collector;
 #[path = "logs/disk.rs"]
@@ -16,8 +18,14 @@ mod fleet;
 mod hostile;
 #[path = "logs/ledger.rs"]
 mod ledger;
+#[path = "logs/network.rs"]
+mod network;
+#[path = "logs/peers.rs"]
+mod peers;
 #[path = "logs/restarts.rs"]
 mod restarts;
+#[path = "logs/rotate.rs"]
+mod rotate;
 #[path = "logs/shipper.rs"]
 mod shipper;
 #[path = "logs/world.rs"]

@@ -180,13 +180,22 @@ impl Far {
         far
     }
 
+    /// In a network of its own, where somebody has to give it this address.
+    pub(super) async fn beyond(ledger: &Ledger, address: SocketAddr) -> Self {
+        let mut far = Self { address, ledger: ledger.clone(), child: None };
+        far.run(&["unshare", "-n"]).await;
+        far
+    }
+
     /// Starts the process, through another program if one is given.
     pub(super) async fn run(&mut self, through: &[&str]) {
         let own = std::env::current_exe().unwrap();
         let mut words = through.iter().map(std::ffi::OsStr::new).chain([own.as_os_str()]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(["--exact", "logs::collector::a_process_of_its_own", "--nocapture"]);
-        command.env(ROLE, self.address.to_string()).kill_on_drop(true);
+        // Where the address is not there yet it must do with the port.
+        let listen = if through.is_empty() { self.address } else { ([0; 4], self.address.port()).into() };
+        command.env(ROLE, listen.to_string()).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
