@@ -20,12 +20,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::ledger::{Ledger, identify};
+use super::world::own_id;
 use crate::harness::{self, within};
 
 /// An address of loopback that no other test has, on which nobody connects from.
 pub(super) fn address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let pid = std::process::id();
+    let pid = own_id();
     let byte = |shift: u32| (pid >> shift) as u8;
     let port = 5044 + NEXT.fetch_add(1, Ordering::Relaxed) as u16;
     SocketAddr::from(([127, 100 + (byte(16) & 0x3f), byte(8), byte(0)], port))

@@ -38,7 +38,7 @@ fn fill(path: &Path) {
 /// A real file system without room, in a mount namespace of its own.
 #[tokio::test]
 async fn a_full_disk_holds_shippers_up_and_loses_nothing() {
-    if !inside("logs::disk::a_full_disk_holds_shippers_up_and_loses_nothing", &["-m"]).await {
+    if !inside("logs::disk::a_full_disk_holds_shippers_up_and_loses_nothing", "--mount").await {
         return;
     }
     let ledger = Ledger::default();

@@ -50,7 +50,7 @@ async fn is_left(what: &str, agent: &Agent, far: &Far) {
 
 #[tokio::test]
 async fn a_host_that_vanishes_and_a_network_that_is_cut_lose_nothing() {
-    if !inside("logs::network::a_host_that_vanishes_and_a_network_that_is_cut_lose_nothing", &["-n"]).await {
+    if !inside("logs::network::a_host_that_vanishes_and_a_network_that_is_cut_lose_nothing", "--net").await {
         return;
     }
     ip("ip link set lo up").await;

@@ -1,6 +1,6 @@
 //! A directory, and one agent that carries logs: both the real binary.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -114,7 +114,8 @@ impl World {
 
 /// The id of the collector at an address.
 pub(super) fn instance(address: SocketAddr) -> String {
-    format!("i-{:08x}", address.port())
+    let IpAddr::V4(ip) = address.ip() else { panic!("{address} is not of version 4") };
+    format!("i-{:08x}{:04x}", u32::from(ip), address.port())
 }
 
 fn put(place: &Place, members: &[SocketAddr]) {
@@ -211,13 +212,23 @@ pub(super) fn dice() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// Whether this is the test inside of a namespace of its own. If not, it is run there, by `unshare` with these
-/// flags, and its success is this one's; where that is not permitted, it is skipped and said.
-pub(super) async fn inside(test: &str, flags: &[&str]) -> bool {
-    const INSIDE: &str = "PIKEPOLE_TEST_INSIDE";
+/// Set inside of a namespace, to the id that the process outside has.
+const INSIDE: &str = "PIKEPOLE_TEST_INSIDE";
+
+/// The id of this process, or of the one that stands for it outside of its namespace.
+pub(super) fn own_id() -> u32 {
+    let outside = std::env::var(INSIDE).ok().and_then(|id| id.parse().ok());
+    outside.unwrap_or_else(std::process::id)
+}
+
+/// Whether this is the test inside of a namespace of its own. If not, it is run there, by `unshare` with this
+/// flag, and its success is this one's; where that is not permitted, it is skipped and said.
+pub(super) async fn inside(test: &str, flag: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
+    // Whatever is started in there ends with it.
+    let flags = ["--pid", "--fork", "--kill-child", "--mount-proc", flag];
     let permitted = Command::new("unshare").args(flags).arg("true").stderr(Stdio::null()).status().await;
     if !permitted.as_ref().is_ok_and(ExitStatus::success) {
         println!("SKIPPED {test}: unshare {flags:?} is not permitted here ({permitted:?})");
@@ -225,7 +236,8 @@ pub(super) async fn inside(test: &str, flags: &[&str]) -> bool {
     }
     let mut command = Command::new("unshare");
     command.args(flags).arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
-    let status = within(test, command.env(INSIDE, "1").kill_on_drop(true).status()).await.unwrap();
+    let command = command.env(INSIDE, own_id().to_string()).kill_on_drop(true);
+    let status = within(test, command.status()).await.unwrap();
     assert!(status.success(), "{test} failed in its namespace");
     false
 }
