@@ -4,6 +4,8 @@
 //! Not timing: that is measured in `bench/`. Invariant of every test: each event has an id, and an event that was
 //! acked to its shipper, or stands in a tailed file, is received by a collector or is among the dead letters.
 
+#![expect(clippy::print_stdout, reason = "what a test counted is part of its report")]
+
 #[path = "logs/acks.rs"]
 mod acks;
 #[path = "../../../lumberjack/tests/it/certs.rs"]

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::certs::Certs;
 use super::collector::Near;
 use super::ledger::{Ledger, identify};
+use super::shipper::{Load, Shipper};
 use super::world::{SPOOL, World};
 use crate::harness::within;
 
@@ -54,11 +55,8 @@ fn python() -> PathBuf {
 async fn world(certs: &Certs, tls: bool, members: &[SocketAddr]) -> World {
     let world = World::new(members).await;
     if tls {
-        let part = format!(
-            "tls = {{ cert = {:?}, key = {:?} }}",
-            certs.path("server.pem"),
-            certs.path("server.key")
-        );
+        let part =
+            format!("tls = {{ cert = {:?}, key = {:?} }}", certs.path("relay.pem"), certs.path("relay.key"));
         let collectors = format!(
             "[collectors]\ntls = {{ ca = {:?}, server_name = \"localhost\" }}\n",
             certs.path("ca.pem")
@@ -71,8 +69,8 @@ async fn world(certs: &Certs, tls: bool, members: &[SocketAddr]) -> World {
 /// Certificates of the relay, by its address, and of collectors, by a name.
 fn certs(relay: SocketAddr) -> Certs {
     let certs = Certs::new();
-    certs.issue("server", &relay.ip().to_string());
-    certs.issue("collector", "localhost");
+    certs.issue("relay", &relay.ip().to_string());
+    certs.issue("server", "localhost");
     certs
 }
 
@@ -81,11 +79,7 @@ async fn python_clients_ship_through_the_relay() {
     for tls in [false, true] {
         let ledger = Ledger::default();
         let certs = certs(super::collector::address());
-        let files = pikepole_lumberjack::server::TlsConfig {
-            cert: certs.path("collector.pem"),
-            key: certs.path("collector.key"),
-            client_ca: None,
-        };
+        let files = certs.server();
         let near = Near::with(&ledger, Acks::AtOnce, false, tls.then_some(files)).await;
         let world = world(&certs, tls, &[near.address]).await;
         let agent = world.start().await;
@@ -104,8 +98,13 @@ async fn python_clients_ship_through_the_relay() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             ledger.promised(ids);
         }
+        // Beside our own, which trusts the same authority.
+        let trust = certs.client();
+        let shipper = Shipper::with(world.relay, &ledger, Load::default(), tls.then_some(&trust));
+        ledger.reached(400).await;
+        shipper.finish().await;
         let counts = ledger.settled(&format!("Python clients, TLS {tls}")).await;
-        assert_eq!((counts.received, counts.duplicates), (200, 0));
+        assert_eq!((counts.sent, counts.duplicates), (counts.received, 0));
         agent.stop().await;
     }
 }
@@ -119,8 +118,8 @@ async fn another_client_and_another_server_around_the_agent() {
         let certs = certs(super::collector::address());
         let mut server = Server::builder();
         if tls {
-            let files = ServerTlsConfig::builder().cert_pem_file(certs.path("collector.pem")).unwrap();
-            server = server.tls(files.key_pem_file(certs.path("collector.key")).unwrap().build().unwrap());
+            let files = ServerTlsConfig::builder().cert_pem_file(certs.path("server.pem")).unwrap();
+            server = server.tls(files.key_pem_file(certs.path("server.key")).unwrap().build().unwrap());
         }
         let listener = server.bind(&super::collector::address().to_string()).await.unwrap();
         let address = listener.local_addr().unwrap();
