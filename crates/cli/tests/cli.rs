@@ -13,6 +13,8 @@ mod harness;
 #[cfg(feature = "aws")]
 #[path = "cli/kill.rs"]
 mod kill;
+#[path = "cli/logs.rs"]
+mod logs;
 #[path = "cli/page.rs"]
 mod page;
 #[path = "cli/service.rs"]
