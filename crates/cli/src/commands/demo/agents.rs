@@ -8,13 +8,14 @@
 //!
 //! Invariant: what an agent is told stands in its `agent.toml`, as on a proxy, and nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pikepole_agent::status::{Status, TroubleStatus};
 use pikepole_agent::{Clock, Config};
 use pikepole_api::time::format_duration;
 use pikepole_directory::engine::Fleet;
@@ -44,10 +45,12 @@ const LEAST_SPACING: Duration = Duration::from_millis(500);
 const STOP_TIME: Duration = Duration::from_millis(500);
 /// Until an agent that was killed by a button starts again, as systemd would start it.
 const BACK: Duration = Duration::from_secs(2);
+/// Troubles that buttons make, and that collectors make as they come and go: twelve agents would say them.
+const ORDINARY: [&str; 2] = ["collector_failing", "no_collector"];
 /// What each proxy writes, below its agent's folder.
 const LOG: &str = "access.log";
 /// Of its spool. What it may hold is bounded by the logs, which are deleted when they have arrived.
-const SPOOL: &str = "32MiB";
+const SPOOL: &str = "16MiB";
 /// Of the disk that the demo runs on.
 const MIN_FREE: &str = "64MiB";
 
@@ -232,7 +235,7 @@ impl Agent {
         let (config, clock) = (self.config.clone(), Clock::system());
         let stop = async move { stopped(&mut stop).await };
         let mut running = Box::pin(pikepole_agent::run_watched(config, None, clock.clone(), published, stop));
-        let mut applied = None;
+        let (mut applied, mut troubles) = (None, BTreeSet::new());
         loop {
             tokio::select! {
                 ended = &mut running => {
@@ -244,6 +247,7 @@ impl Agent {
                 Ok(()) = statuses.changed() => {
                     let status = Arc::clone(&statuses.borrow_and_update());
                     self.told.flow.reported(self.told.proxy, &status);
+                    tell(&id, &status, &mut troubles);
                     if let Some(revision) = status.applied.filter(|revision| applied != Some(*revision)) {
                         applied = Some(revision);
                         let now = clock.now().as_millis();
@@ -276,6 +280,17 @@ impl Agent {
         )?;
         std::fs::rename(aside, &self.script)
     }
+}
+
+/// Logs what is newly wrong with an agent. In its own words nobody would know which one it is.
+fn tell(id: &str, status: &Status, known: &mut BTreeSet<(String, String)>) {
+    let now = status.trouble.iter().filter(|trouble| !ORDINARY.contains(&trouble.alert.as_str()));
+    let key = |trouble: &TroubleStatus| (trouble.alert.clone(), trouble.subject.clone());
+    for trouble in now.clone().filter(|trouble| !known.contains(&key(trouble))) {
+        let TroubleStatus { alert, subject, detail, .. } = trouble;
+        tracing::error!(agent = id, alert, subject, detail, "an agent of the demo has trouble");
+    }
+    *known = now.map(key).collect();
 }
 
 /// What a user would write to have an access log carried.

@@ -60,7 +60,9 @@ pub(super) async fn run(cloud: SimCloud, group: GroupName, port: u16, flow: Flow
             }
             stays
         });
-        flow.collectors(instances.iter().map(|i| (&i.id, SocketAddr::new(i.ip, port))));
+        let leaves = |lifecycle| matches!(lifecycle, Lifecycle::Leaving);
+        let all = instances.iter().map(|i| (&i.id, SocketAddr::new(i.ip, port), leaves(i.lifecycle)));
+        flow.collectors(all);
         for instance in instances {
             let boot = match instance.lifecycle {
                 _ if collectors.contains_key(&instance.id) => Duration::ZERO,

@@ -94,6 +94,7 @@ impl Proxy {
 struct Collector {
     address: SocketAddr,
     listens: bool,
+    leaves: bool,
     hangs_until: Option<Instant>,
     received: u64,
 }
@@ -255,13 +256,14 @@ impl Flow {
 
 /// What the group and its collectors tell.
 impl Flow {
-    /// These are all there are.
-    pub(super) fn collectors<'a>(&self, all: impl Iterator<Item = (&'a InstanceId, SocketAddr)>) {
+    /// These are all there are, where they listen, and whether they leave.
+    pub(super) fn collectors<'a>(&self, all: impl Iterator<Item = (&'a InstanceId, SocketAddr, bool)>) {
         let mut state = self.lock();
         let mut old = std::mem::take(&mut state.collectors);
-        for (id, address) in all {
-            let new = Collector { address, listens: false, hangs_until: None, received: 0 };
-            state.collectors.insert(id.clone(), old.remove(id).unwrap_or(new));
+        for (id, address, leaves) in all {
+            let new = Collector { address, listens: false, leaves, hangs_until: None, received: 0 };
+            let known = old.remove(id).unwrap_or(new);
+            state.collectors.insert(id.clone(), Collector { leaves, ..known });
         }
     }
 
@@ -320,3 +322,6 @@ impl State {
         totals
     }
 }
+
+#[cfg(test)]
+mod tests;

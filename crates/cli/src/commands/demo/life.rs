@@ -16,7 +16,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Pace;
 use super::flows::{Flow, Press};
 
+/// Collectors that the group keeps by itself, and that buttons leave to it.
 const LEAST: usize = 3;
+const LEAST_PRESSED: usize = 1;
 const MOST: usize = 10;
 /// Spot instances that are being taken back at once.
 const MOST_DOOMED: usize = 2;
@@ -57,8 +59,8 @@ pub(super) async fn deliver(cloud: SimCloud, engine: Arc<Engine>) {
     }
 }
 
-/// When nothing can be done just now: between three and ten collectors, and two at most whose end is announced.
-const REFUSED: &str = "pressed, but nothing is done: the group keeps 3 to 10 collectors";
+/// When nothing can be done just now: one collector is left, there are ten, or two are doomed already.
+const REFUSED: &str = "pressed, but not done: 1 collector stays, 10 are the most, and EC2 takes 2 at a time";
 
 /// A button that is pressed before the time is up.
 async fn next_press(presses: &mut mpsc::Receiver<Press>, until: Instant) -> Option<Press> {
@@ -94,8 +96,8 @@ impl Life {
             self.carry_out();
             match self.pace.below(100) {
                 0..=34 => drop(self.scale_out()),
-                35..=59 => drop(self.scale_in()),
-                60..=69 => drop(self.lose_spot()),
+                35..=59 => drop(self.scale_in(LEAST)),
+                60..=69 => drop(self.lose_spot(LEAST)),
                 70..=74 => self.advise(),
                 75..=76 => self.throttle(),
                 _ => {}
@@ -107,12 +109,14 @@ impl Life {
     fn press(&mut self, press: Press) {
         let said = match press {
             Press::ScaleOut => self.scale_out().map(|id| format!("pressed: one more, {id}")),
-            Press::ScaleIn => self.scale_in().map(|id| format!("pressed: {id} is terminated, and drains")),
-            Press::SpotKill => self.lose_spot().map(|id| {
+            Press::ScaleIn => {
+                self.scale_in(LEAST_PRESSED).map(|id| format!("pressed: {id} is terminated, and drains"))
+            }
+            Press::SpotKill => self.lose_spot(LEAST_PRESSED).map(|id| {
                 let notice = self.pace.some_time(NOTICE, NOTICE).as_secs_f64();
                 format!("pressed: spot warning for {id}; EC2 takes it in {notice:.0} s")
             }),
-            Press::Kill => self.spare().map(|id| {
+            Press::Kill => self.spare(LEAST_PRESSED).map(|id| {
                 self.cloud.take_back(&self.group, &id);
                 self.set_desired();
                 self.flow.watch(Duration::ZERO);
@@ -120,7 +124,7 @@ impl Life {
             }),
             Press::BlackHole => {
                 let time = self.pace.some_time(HANG, HANG).max(LEAST_HANG);
-                return match self.spare() {
+                return match self.spare(LEAST_PRESSED) {
                     Some(id) => self.flow.hang(&id, time),
                     None => self.flow.say(REFUSED.into()),
                 };
@@ -153,9 +157,9 @@ impl Life {
     }
 
     /// One of those that can be spared.
-    fn spare(&mut self) -> Option<InstanceId> {
+    fn spare(&mut self, least: usize) -> Option<InstanceId> {
         let mut serving = self.serving();
-        (serving.len() > LEAST).then(|| serving.swap_remove(self.pace.below(serving.len())))
+        (serving.len() > least).then(|| serving.swap_remove(self.pace.below(serving.len())))
     }
 
     /// Everyone who is neither leaving nor doomed is wanted.
@@ -176,19 +180,19 @@ impl Life {
         Some(id)
     }
 
-    fn scale_in(&mut self) -> Option<InstanceId> {
-        let id = self.spare()?;
+    fn scale_in(&mut self, least: usize) -> Option<InstanceId> {
+        let id = self.spare(least)?;
         self.cloud.terminate(&self.group, &id);
         self.set_desired();
         Some(id)
     }
 
     /// The warning is an event: the group still calls the instance `InService`, for two minutes.
-    fn lose_spot(&mut self) -> Option<InstanceId> {
+    fn lose_spot(&mut self, least: usize) -> Option<InstanceId> {
         if self.doomed.len() >= MOST_DOOMED {
             return None;
         }
-        let id = self.spare()?;
+        let id = self.spare(least)?;
         self.cloud.interrupt(&id);
         self.doomed.push((Instant::now() + self.pace.some_time(NOTICE, NOTICE), id.clone()));
         self.set_desired();
@@ -196,7 +200,7 @@ impl Life {
     }
 
     fn advise(&mut self) {
-        if let Some(id) = self.spare() {
+        if let Some(id) = self.spare(LEAST) {
             self.cloud.advise(&id);
         }
     }

@@ -193,3 +193,53 @@ pub(super) fn read(event: &[u8]) -> Option<(String, u64)> {
     let (proxy, number) = event.message.rsplit_once(" id=")?.1.split_once('/')?;
     Some((proxy.into(), number.parse().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(log: PathBuf) -> (Proxy, Flow, Clock, Pace) {
+        let clock = Clock::from_fn(|| pikepole_fleet::Timestamp::from_millis(0));
+        let (flow, _) = Flow::new("f", vec!["proxy-01.x".into()], clock.clone());
+        let mut pace = Pace::new(7, 1.0);
+        (Proxy::new(0, "proxy-01.x".into(), log, &mut pace), flow, clock, pace)
+    }
+
+    #[test]
+    fn a_line_is_read_back_from_its_event_and_nothing_else_is_taken_for_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut proxy, flow, clock, mut pace) = proxy(folder.path().join("access.log"));
+        proxy.rate = 40.0;
+        proxy.tick(&flow, &clock, &mut pace).unwrap();
+        let text = fs::read_to_string(folder.path().join("access.log")).unwrap();
+        for (number, line) in (1..).zip(text.lines()) {
+            let event = serde_json::json!({ "message": line }).to_string();
+            assert_eq!(read(event.as_bytes()), Some(("proxy-01.x".into(), number)));
+        }
+        assert_eq!(text.lines().count() as u64, flow.totals().sent);
+        for event in
+            ["", "{}", r#"{"message":" id=x"}"#, r#"{"message":"id=a/1"}"#, r#"{"message":" id=a/b"}"#]
+        {
+            assert_eq!(read(event.as_bytes()), None, "{event}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_keeps_what_has_not_arrived_and_fills_no_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut proxy, flow, clock, mut pace) = proxy(folder.path().join("access.log"));
+        proxy.rate = 20_000.0;
+        for _ in 0..40 {
+            proxy.tick(&flow, &clock, &mut pace).unwrap();
+        }
+        let files = || fs::read_dir(folder.path()).unwrap().count();
+        let (stuck, sent) = (files(), flow.totals().sent);
+        assert!(stuck <= MOST_ROTATED + 1, "{stuck}");
+        proxy.tick(&flow, &clock, &mut pace).unwrap();
+        assert_eq!(flow.totals().sent, sent, "it is full");
+        let collector = "i-00000000000000001".parse().unwrap();
+        flow.arrive(&collector, (1..=sent).map(|number| ("proxy-01.x".into(), number)));
+        proxy.tick(&flow, &clock, &mut pace).unwrap();
+        assert!(files() < stuck && flow.totals().sent > sent, "it goes on");
+    }
+}

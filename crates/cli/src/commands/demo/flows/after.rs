@@ -11,6 +11,8 @@ use super::{Flow, State, Totals};
 
 /// After a collector began to hang: lines that are stuck in it shall count as well.
 const STUCK: Duration = Duration::from_secs(2);
+/// After an agent was killed: what its proxy writes before it is back shall count as well.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// Watches that what waited is delivered.
 #[derive(Debug)]
@@ -35,7 +37,10 @@ impl Flow {
             (collector.listens, collector.hangs_until) = (false, None);
         }
         drop(state);
-        self.say(format!("stopped all {count} collectors for {:.0} s; everything waits", time.as_secs_f64()));
+        let seconds = time.as_secs_f64();
+        self.say(format!(
+            "stopped all {count} collectors for {seconds:.0} s; everything waits at the proxies"
+        ));
     }
 
     /// Makes one hang.
@@ -61,7 +66,7 @@ impl Flow {
         let words = format!("killed the agent {}, in the middle; it starts again", proxy.id);
         drop(state);
         self.say(words);
-        self.watch(Duration::ZERO);
+        self.watch(AWAY);
     }
 
     /// From `begins` on, what waits then is watched until it is delivered.
@@ -82,7 +87,7 @@ impl State {
             self.stopped_until = None;
             let waiting = self.proxies.iter().filter(|proxy| proxy.waiting() > 0).count();
             let events = thousands(self.totals().waiting);
-            words.push(format!("collectors are back; {events} events wait at {waiting} proxies"));
+            words.push(format!("collectors are back; {events} events wait in {waiting} spools"));
             self.after = Some(After { begins: now, waits: None });
         }
         for (id, collector) in &mut self.collectors {

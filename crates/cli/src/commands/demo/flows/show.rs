@@ -8,7 +8,7 @@ use pikepole_fleet::InstanceId;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{Flow, State, Totals};
+use super::{Collector, Flow, State, Totals};
 
 /// Seconds of rates that are kept.
 const HISTORY: usize = 90;
@@ -24,6 +24,8 @@ pub(in super::super) struct Shown {
     waiting: u64,
     missing: u64,
     duplicates: u64,
+    /// Of the lines sent, those that their agents have not any more: only they can be missing.
+    settled: u64,
     /// Lines that nobody wrote.
     foreign: u64,
     /// Events a second that proxies write and collectors get.
@@ -44,7 +46,7 @@ pub(in super::super) struct Shown {
 struct Taker {
     id: String,
     address: String,
-    /// `takes`, `hangs`, `starts` or `stopped`.
+    /// `takes`, `hangs`, `drains`, `starts` or `stopped`.
     state: &'static str,
     rate: f64,
 }
@@ -106,11 +108,12 @@ impl Flow {
         let takers = state.collectors.iter().map(|(id, collector)| Taker {
             id: id.to_string(),
             address: collector.address.to_string(),
-            state: match (state.stopped_until, collector.hangs_until, collector.listens) {
-                (Some(_), ..) => "stopped",
-                (None, Some(_), _) => "hangs",
-                (None, None, true) => "takes",
-                (None, None, false) => "starts",
+            state: match collector {
+                _ if state.stopped_until.is_some() => "stopped",
+                Collector { hangs_until: Some(_), .. } => "hangs",
+                Collector { leaves: true, .. } => "drains",
+                Collector { listens: false, .. } => "starts",
+                _ => "takes",
             },
             rate: state.rate(|sample| sample.takers.get(id).copied().unwrap_or_default()),
         });
@@ -121,6 +124,7 @@ impl Flow {
             waiting,
             missing,
             duplicates,
+            settled: state.proxies.iter().map(|proxy| proxy.settled).sum(),
             foreign: state.foreign,
             rate_in: state.rate(|sample| sample.written),
             rate_out: state.rate(|sample| sample.received),
