@@ -12,7 +12,8 @@ pub(crate) fn init(command: &Command) {
         Command::Directory(_) => "info",
         // One pass and the status say what they have to say on stdout.
         Command::Agent(args) if args.is_service() => "info",
-        Command::Demo(_) => "error",
+        // The demo tells of its agents' trouble itself: who it is, and not what its own buttons make.
+        Command::Demo(_) => "error,pikepole_agent::trouble=off",
         _ => "off",
     };
     let filter = EnvFilter::try_from_env("PIKEPOLE_LOG").unwrap_or_else(|_| EnvFilter::new(default));

@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod connection;
 mod events;
+mod extra;
 mod fleets;
 mod limits;
 mod metrics;
@@ -41,6 +42,7 @@ use agents::Presence;
 use auth::Auth;
 pub use connection::run;
 use events::Turns;
+pub use extra::{Extra, Pressed};
 pub use limits::Limits;
 use metrics::Counters;
 use reply::{ApiError, Reply};
@@ -54,12 +56,19 @@ pub struct App {
     counters: Counters,
     feed: Arc<Feed>,
     turns: Turns,
+    extra: Option<Arc<dyn Extra>>,
 }
 
 impl App {
     /// Puts it together.
     pub fn new(engine: Arc<Engine>, config: &ServerConfig) -> Arc<Self> {
         Self::with_limits(engine, config, Limits::default())
+    }
+
+    /// The same, with something more to serve and to show.
+    pub fn with_extra(engine: Arc<Engine>, config: &ServerConfig, extra: Arc<dyn Extra>) -> Arc<Self> {
+        let plain = Self::assemble(engine, config, Limits::default(), Arc::default());
+        Arc::new(Self { extra: Some(extra), ..plain })
     }
 
     /// The same, with other limits than those that suit production: for tests.
@@ -74,8 +83,13 @@ impl App {
         limits: Limits,
         feed: Arc<Feed>,
     ) -> Arc<Self> {
+        Arc::new(Self::assemble(engine, config, limits, feed))
+    }
+
+    fn assemble(engine: Arc<Engine>, config: &ServerConfig, limits: Limits, feed: Arc<Feed>) -> Self {
         let auth = Auth { tokens: config.tokens.clone(), compat_anonymous: config.compat_anonymous };
-        Arc::new(Self { engine, auth, limits, counters: Counters::default(), feed, turns: Turns::default() })
+        let (counters, turns) = (Counters::default(), Turns::default());
+        Self { engine, auth, limits, counters, feed, turns, extra: None }
     }
 
     fn fleet(&self, name: &str) -> Result<&Arc<Fleet>, ApiError> {
@@ -132,6 +146,11 @@ impl Service<Request<Incoming>> for Desk {
 impl Desk {
     fn answer(&self, head: &http::request::Parts, body: Incoming) -> Answer {
         let Some(route) = Route::parse(head.uri.path()) else {
+            if let Some(extra) = &self.app.extra
+                && let Some(reply) = extra::answer(&**extra, &self.app.auth, self.peer, head)
+            {
+                return self.now(Route::OTHER, reply);
+            }
             return self.now(Route::OTHER, reply::no_such_path());
         };
         let label = route.label();
@@ -205,6 +224,7 @@ impl Desk {
             Route::Healthz => reply::text(StatusCode::OK, "alive\n"),
             Route::Readyz => self.readyz(),
             Route::OpenApi => page::openapi(),
+            Route::Page if app.extra.is_some() => extra::page(),
             Route::Page => page::page(),
             Route::Script => page::script(),
             Route::Lives => page::lives(),

@@ -1,16 +1,20 @@
-//! `pikepole demo`: everything in one process. Simulated Auto Scaling groups that live by themselves,
-//! collectors that listen, real agents that follow and render, a directory with its page between them, and a
-//! line for every step.
+//! `pikepole demo`: everything in one process. Simulated Auto Scaling groups that live by themselves, proxies
+//! that write access logs, real agents that follow, render and carry those logs, collectors that count every
+//! line, a directory with its page between them, and a line for every step.
 
 mod agents;
+mod buttons;
 mod collectors;
+mod flows;
 mod ground;
+mod ledger;
 mod life;
 mod pace;
+mod proxies;
 mod tell;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +29,7 @@ use pikepole_directory::source::sim::SimCloud;
 use pikepole_directory::store::file::FileStore;
 use pikepole_fleet::GuardPolicy;
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::directory::{bind, raise_file_limit};
@@ -33,6 +38,8 @@ use crate::Failure;
 use crate::args::DemoArgs;
 use crate::stop;
 use agents::{AGENTS, Agents, Board, Place};
+use buttons::Buttons;
+use flows::{Flow, Press, Totals};
 use ground::Ground;
 use pace::Pace;
 
@@ -102,11 +109,19 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let seed = args.seed.unwrap_or_else(|| clock.now().as_millis());
     let mut agents = Agents::default();
     let mut pace = Pace::new(seed, args.speed);
-    let boards = follow(&engine, address, &files, &mut agents, &mut pace)?;
+    let place = Place { folder: &files, directory: reachable(address), carries: ground.can_listen };
+    let streams =
+        engine.fleets().iter().map(|fleet| Stream::begin(place, fleet, &clock, &mut agents, &mut pace));
+    let streams = streams.collect::<Result<Vec<_>, _>>()?;
+    let flows: Vec<Flow> = streams.iter().map(|stream| stream.flow.clone()).collect();
     print(&welcome(address, &files, ground))?;
-    let mut tasks = bring_to_life(&engine, clouds, boards, ground, &mut pace);
+    let (writers, mut others) = bring_to_life(&engine, clouds, streams, ground, &mut pace);
     let server = ServerConfig { listen: address, tls: None, tokens: None, compat_anonymous: false };
-    let app = App::new(Arc::clone(&engine), &server);
+    let app = if ground.can_listen {
+        App::with_extra(Arc::clone(&engine), &server, Arc::new(Buttons(flows.clone())))
+    } else {
+        App::new(Arc::clone(&engine), &server)
+    };
     let mut ending = None;
     let until = async {
         match args.duration {
@@ -116,50 +131,87 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
             },
             None => stop.await,
         }
-        ending = Some(tokio::spawn(agents.stop())); // while the server ends
-        tasks.shutdown().await;
+        // While the server ends: those who write, then those who carry, then those who take.
+        ending = Some(tokio::spawn(async move {
+            drop(writers);
+            agents.stop().await;
+            others.shutdown().await;
+        }));
     };
     serve_engine(engine, app, listener, None, (trigger, shutdown), until).await?;
     if let Some(ending) = ending {
         ending.await?;
     }
+    if ground.can_listen {
+        print(&balance(&flows))?;
+    }
     remove(folder).await?;
     print("pikepole demo stopped; nothing was left behind\n")
 }
 
-/// Starts the agents of every fleet, and returns how they are.
-fn follow(
-    engine: &Engine,
-    directory: SocketAddr,
-    folder: &Path,
-    agents: &mut Agents,
-    pace: &mut Pace,
-) -> Result<Vec<Board>, Failure> {
-    let place = Place { folder, directory: reachable(directory) };
-    let start = |fleet: &Arc<Fleet>| agents.start(place, fleet, pace);
-    engine.fleets().iter().map(start).collect()
+/// A fleet's agents and what they carry.
+struct Stream {
+    board: Board,
+    flow: Flow,
+    presses: mpsc::Receiver<Press>,
+    logs: Vec<PathBuf>,
 }
 
-/// Everything around the directory and its agents: groups, collectors, and who tells of them.
+impl Stream {
+    /// Starts the agents.
+    fn begin(
+        place: Place<'_>,
+        fleet: &Arc<Fleet>,
+        clock: &Clock,
+        agents: &mut Agents,
+        pace: &mut Pace,
+    ) -> Result<Self, Failure> {
+        let name = fleet.config().name.as_str();
+        let (flow, presses) = Flow::new(name, agents::ids(fleet), clock.clone());
+        let board = agents.start(place, fleet, &flow, pace)?;
+        Ok(Self { board, flow, presses, logs: place.logs(fleet) })
+    }
+}
+
+/// Everything around the directory and its agents: proxies that write; then groups, collectors, and who tells of
+/// them.
 fn bring_to_life(
     engine: &Arc<Engine>,
     clouds: Vec<SimCloud>,
-    agents: Vec<Board>,
+    streams: Vec<Stream>,
     ground: Ground,
     pace: &mut Pace,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
+) -> (JoinSet<()>, JoinSet<()>) {
+    let (mut writers, mut tasks) = (JoinSet::new(), JoinSet::new());
     let patience = pace.time(tell::PATIENCE).max(tell::PATIENCE);
-    for ((cloud, fleet), agents) in clouds.into_iter().zip(engine.fleets()).zip(agents) {
+    let clock = engine.clock();
+    for ((cloud, fleet), stream) in clouds.into_iter().zip(engine.fleets()).zip(streams) {
+        let Stream { board, flow, presses, logs } = stream;
         let group = fleet.config().group();
-        tasks.spawn(tell::tell(Arc::clone(fleet), agents, engine.clock().clone(), patience));
+        tasks.spawn(tell::tell(Arc::clone(fleet), board, flow.clone(), clock.clone(), patience));
         tasks.spawn(life::deliver(cloud.clone(), Arc::clone(engine)));
-        tasks.spawn(life::Life::new(cloud.clone(), group.clone(), pace.fork()).live());
+        let life = life::Life::new(cloud.clone(), group.clone(), flow.clone(), pace.fork());
+        tasks.spawn(life.live(presses));
         if ground.can_listen {
-            tasks.spawn(collectors::run(cloud, group, ground.port, pace.fork()));
+            tasks.spawn(flow.clone().live());
+            writers.spawn(proxies::write(logs, flow.clone(), clock.clone(), pace.fork()));
+            tasks.spawn(collectors::run(cloud, group, ground.port, flow, pace.fork()));
         }
     }
-    tasks
+    (writers, tasks)
+}
+
+/// The account at the end, in a line.
+fn balance(flows: &[Flow]) -> String {
+    let mut all = Totals::default();
+    for flow in flows {
+        all += flow.totals();
+    }
+    let [sent, received, waiting] = [all.sent, all.received, all.waiting].map(flows::thousands);
+    let (missing, duplicates) = (flows::thousands(all.missing), flows::thousands(all.duplicates));
+    format!(
+        "sent {sent} = received {received} + waiting {waiting}, missing {missing}, duplicates {duplicates}\n"
+    )
 }
 
 /// Removes the demo's folder. What was killed in the middle of a write may still put a file into it.
@@ -230,7 +282,7 @@ fn welcome(address: SocketAddr, files: &Path, ground: Ground) -> String {
          \x20 page      http://{address}/\n\
          \x20 the cron  curl -f 'http://{address}/logstash-ip?dcid=mumbai&region=ap-south-1'\n\
          \x20 files     {}\n\
-         \x20           what each agent is told and renders; its `reload` is a script you can break\n\
+         \x20           what each agent is told, renders and carries; its `reload` is a script you can break\n\
          \x20 Ctrl-C stops it, and removes them.\n\n{note}",
         files.display()
     )

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::harness::{Output, ended, exit_code, get, pikepole, run, signal, within};
@@ -86,6 +88,83 @@ async fn the_agents_of_the_demo_render_files_that_can_be_looked_at_and_broken() 
     assert_eq!(exit_code(&mut demo).await, Some(0));
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Presses a button as the page does; the status of the answer.
+async fn press(address: std::net::SocketAddr, button: &str, headers: &str) -> u16 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "POST /demo/{button} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+const BY_THE_PAGE: &str = "X-Pikepole-Demo: 1\r\n";
+
+/// The number before which a word stands in a line: `missing 0`.
+fn number(line: &str, word: &str) -> u64 {
+    let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("{word}: {line}"));
+    rest.trim_start().split([' ', '\n']).next().unwrap().replace(',', "").parse().unwrap()
+}
+
+/// Collectors stop and come back, one is taken without a word, an agent is killed: every line arrives.
+#[tokio::test]
+async fn no_line_is_lost_whatever_the_buttons_do() {
+    let mut demo =
+        pikepole(&["demo", "--listen", "127.0.0.1:0", "--speed", "10", "--seed", "5"]).spawn().unwrap();
+    let mut lines = Output::of(&mut demo);
+    let page = lines.line_with("page").await;
+    let address = page.split("http://").nth(1).unwrap().trim_end_matches('/').parse().unwrap();
+    // Something flows everywhere before it is disturbed.
+    loop {
+        let flows = get(address, "/demo/flows.json", || ()).await.unwrap().expect("the flows");
+        let flows: Vec<Value> = serde_json::from_str(&flows.body).unwrap();
+        if flows.len() == 3 && flows.iter().all(|flow| flow["received"].as_u64().unwrap() > 100) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(press(address, "logstash-mumbai/stop-all", "").await, 403);
+    let foreign = format!("{BY_THE_PAGE}Origin: http://elsewhere.example\r\n");
+    assert_eq!(press(address, "logstash-mumbai/stop-all", &foreign).await, 403);
+    assert_eq!(press(address, "logstash-nowhere/stop-all", BY_THE_PAGE).await, 404);
+    for button in [
+        "logstash-mumbai/stop-all",
+        "logstash-virginia/kill",
+        "logstash-virginia/restart-agent",
+        "logstash-frankfurt/scale-out",
+        "logstash-frankfurt/spot-kill",
+    ] {
+        assert_eq!(press(address, button, BY_THE_PAGE).await, 202, "{button}");
+    }
+    let mut missing = vec![
+        "logstash-mumbai    ! stopped all ",
+        "logstash-mumbai    ! collectors are back; ",
+        "logstash-mumbai    ! all ",
+        "logstash-virginia  ! pressed: i-",
+        "logstash-virginia  ! killed the agent proxy-",
+        "logstash-frankfurt ! pressed: spot warning for i-",
+    ];
+    while !missing.is_empty() {
+        let line = lines.line().await.unwrap_or_else(|| panic!("never told: {missing:?}"));
+        assert!(line.chars().count() <= 110, "{line}");
+        missing.retain(|words| !line.contains(words));
+        if line.contains("! all ") {
+            assert_eq!(number(&line, "missing").to_string(), "0", "{line}");
+        }
+        if line.contains("! collectors are back") {
+            assert!(number(&line, "back;") > 100, "they were stopped: {line}");
+        }
+    }
+    signal(&demo, Signal::INT);
+    let line = lines.line_with("sent ").await;
+    let [sent, received, waiting] = ["sent", "= received", "+ waiting"].map(|word| number(&line, word));
+    assert_eq!((sent, number(&line, "missing")), (received + waiting, 0), "{line}");
+    assert!(received > 1_000, "{line}");
+    assert_eq!(exit_code(&mut demo).await, Some(0));
 }
 
 #[tokio::test]

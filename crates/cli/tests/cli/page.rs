@@ -113,6 +113,23 @@ impl Page {
         assert_eq!(text, "", "waited in vain for {words:?} without {but_not:?}");
     }
 
+    /// Waits until an expression of JavaScript is true.
+    async fn until(&mut self, what: &str) {
+        let look = format!(
+            "new Promise((done) => {{ const until = Date.now() + 30000; const look = () => {{
+                if ({what}) done(true); else if (Date.now() > until) done(false); else setTimeout(look, 20);
+            }}; look(); }})"
+        );
+        let asked = json!({ "expression": look, "awaitPromise": true, "returnByValue": true });
+        let seen = self.call("Runtime.evaluate", asked).await;
+        assert_eq!(seen["result"]["value"], true, "waited in vain for {what}");
+    }
+
+    async fn run(&mut self, script: &str) {
+        let ran = self.call("Runtime.evaluate", json!({ "expression": script })).await;
+        assert!(ran["exceptionDetails"].is_null(), "{ran}");
+    }
+
     async fn close(mut self) -> Vec<String> {
         self.session = None;
         self.call("Browser.close", json!({})).await;
@@ -133,6 +150,38 @@ async fn the_page_shows_every_fleet_on_a_desk_and_on_a_phone() {
         let words =
             ["logstash-mumbai", "logstash-virginia", "logstash-frankfurt", "active", "watchers", "36 agents"];
         page.shows(&words, &[]).await;
+        page.shows(&["sent", "received", "waiting", "missing", "duplicates", "out/s"], &[]).await;
+        assert_eq!(page.close().await, Vec::<String>::new());
+    }
+    signal(&demo, rustix::process::Signal::TERM);
+    assert_eq!(exit_code(&mut demo).await, Some(0));
+}
+
+/// Flows move by themselves, and a button that is clicked does what it says.
+#[tokio::test]
+async fn the_demos_flows_move_and_its_buttons_work() {
+    let args = ["demo", "--listen", "127.0.0.1:0", "--seed", "4", "--speed", "10"];
+    let mut demo = pikepole(&args).spawn().unwrap();
+    let mut lines = Output::of(&mut demo);
+    let line = lines.line_with("page").await;
+    let url = line.split_whitespace().last().unwrap().to_string();
+    let card = "document.querySelector('[data-fleet=logstash-virginia]')";
+    for (size, press, says) in [
+        ("1280,900", "stop-all", "All collectors are stopped"),
+        ("360,740", "restart-agent", "killed the agent proxy-"),
+    ] {
+        let mut page = Page::open(&url, size).await;
+        let received =
+            format!("Number({card}?.querySelector('.n-received b').textContent.replace(/\\D/g, ''))");
+        page.until(&format!("{received} > 0")).await;
+        page.run(&format!("globalThis.before = {received}")).await;
+        page.until(&format!("{received} > globalThis.before")).await;
+        page.until("document.documentElement.scrollWidth <= innerWidth").await;
+        page.run(&format!("{card}.querySelector('[data-press={press}]').click()")).await;
+        page.shows(&[says], &[]).await;
+        lines.line_with("logstash-virginia  ! all ").await;
+        page.shows(&["delivered after"], &["All collectors are stopped"]).await;
+        page.until(&format!("{card}.querySelector('.n-missing b').textContent === '0'")).await;
         assert_eq!(page.close().await, Vec::<String>::new());
     }
     signal(&demo, rustix::process::Signal::TERM);

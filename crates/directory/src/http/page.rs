@@ -9,8 +9,15 @@ use super::reply::{JSON, Reply, whole};
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The page itself.
+pub(super) const PAGE: &str = include_str!("../page/index.html");
+
 fn asset(content_type: &'static str, body: &'static str) -> Reply {
-    let body = Bytes::from_static(body.as_bytes());
+    made(content_type, Bytes::from_static(body.as_bytes()))
+}
+
+/// Something that a browser gets, under the page's policy.
+pub(super) fn made(content_type: &'static str, body: Bytes) -> Reply {
     let mut reply = whole(StatusCode::OK, HeaderValue::from_static(content_type), body);
     let headers = reply.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -21,7 +28,7 @@ fn asset(content_type: &'static str, body: &'static str) -> Reply {
 }
 
 pub(super) fn page() -> Reply {
-    asset("text/html; charset=utf-8", include_str!("../page/index.html"))
+    asset("text/html; charset=utf-8", PAGE)
 }
 
 pub(super) fn script() -> Reply {

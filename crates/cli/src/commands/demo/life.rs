@@ -1,5 +1,5 @@
 //! The life of one simulated Auto Scaling group: it scales with a load that comes and goes, spot
-//! capacity is taken away now and then, and sometimes AWS throttles. From a seed.
+//! capacity is taken away now and then, and sometimes AWS throttles. From a seed; and what the page's buttons ask.
 //!
 //! The group has lifecycle hooks; what AWS would say of it comes to the directory as events.
 
@@ -10,11 +10,15 @@ use pikepole_directory::engine::Engine;
 use pikepole_directory::source::SourceError;
 use pikepole_directory::source::sim::SimCloud;
 use pikepole_fleet::{GroupName, InstanceId, Lifecycle, Transition};
-use tokio::time::{Instant, sleep};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Pace;
+use super::flows::{Flow, Press};
 
+/// Collectors that the group keeps by itself, and that buttons leave to it.
 const LEAST: usize = 3;
+const LEAST_PRESSED: usize = 1;
 const MOST: usize = 10;
 /// Spot instances that are being taken back at once.
 const MOST_DOOMED: usize = 2;
@@ -23,6 +27,12 @@ const NOTICE: f64 = 120.0;
 /// What the templates give the hooks.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(150);
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(120);
+/// A collector hangs for so long, with speed 1, and as long as an agent needs to find out at the very least.
+const HANG: f64 = 40.0;
+const LEAST_HANG: Duration = Duration::from_secs(15);
+/// All collectors are stopped for so long, with speed 1.
+const STOP: Duration = Duration::from_secs(30);
+const LEAST_STOP: Duration = Duration::from_secs(2);
 /// Between two deliveries of events.
 const DELIVERY: Duration = Duration::from_millis(100);
 
@@ -49,10 +59,22 @@ pub(super) async fn deliver(cloud: SimCloud, engine: Arc<Engine>) {
     }
 }
 
+/// When nothing can be done just now: one collector is left, there are ten, or two are doomed already.
+const REFUSED: &str = "pressed, but not done: 1 collector stays, 10 are the most, and EC2 takes 2 at a time";
+
+/// A button that is pressed before the time is up.
+async fn next_press(presses: &mut mpsc::Receiver<Press>, until: Instant) -> Option<Press> {
+    tokio::select! {
+        Some(press) = presses.recv() => Some(press),
+        () = sleep_until(until) => None,
+    }
+}
+
 /// A group that lives.
 pub(super) struct Life {
     cloud: SimCloud,
     group: GroupName,
+    flow: Flow,
     pace: Pace,
     /// Spot instances that were warned, and when they end.
     doomed: Vec<(Instant, InstanceId)>,
@@ -60,24 +82,57 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(cloud: SimCloud, group: GroupName, pace: Pace) -> Self {
-        Self { cloud, group, pace, doomed: Vec::new(), throttled_until: None }
+    pub(super) fn new(cloud: SimCloud, group: GroupName, flow: Flow, pace: Pace) -> Self {
+        Self { cloud, group, flow, pace, doomed: Vec::new(), throttled_until: None }
     }
 
     /// Lives for ever.
-    pub(super) async fn live(mut self) {
+    pub(super) async fn live(mut self, mut presses: mpsc::Receiver<Press>) {
         loop {
-            sleep(self.pace.some_time(1.0, 6.0)).await;
+            let next = Instant::now() + self.pace.some_time(1.0, 6.0);
+            while let Some(press) = next_press(&mut presses, next).await {
+                self.press(press);
+            }
             self.carry_out();
             match self.pace.below(100) {
-                0..=34 => self.scale_out(),
-                35..=59 => self.scale_in(),
-                60..=69 => self.lose_spot(),
+                0..=34 => drop(self.scale_out()),
+                35..=59 => drop(self.scale_in(LEAST)),
+                60..=69 => drop(self.lose_spot(LEAST)),
                 70..=74 => self.advise(),
                 75..=76 => self.throttle(),
                 _ => {}
             }
         }
+    }
+
+    /// Does what a button says, and tells of it.
+    fn press(&mut self, press: Press) {
+        let said = match press {
+            Press::ScaleOut => self.scale_out().map(|id| format!("pressed: one more, {id}")),
+            Press::ScaleIn => {
+                self.scale_in(LEAST_PRESSED).map(|id| format!("pressed: {id} is terminated, and drains"))
+            }
+            Press::SpotKill => self.lose_spot(LEAST_PRESSED).map(|id| {
+                let notice = self.pace.some_time(NOTICE, NOTICE).as_secs_f64();
+                format!("pressed: spot warning for {id}; EC2 takes it in {notice:.0} s")
+            }),
+            Press::Kill => self.spare(LEAST_PRESSED).map(|id| {
+                self.cloud.take_back(&self.group, &id);
+                self.set_desired();
+                self.flow.watch(Duration::ZERO);
+                format!("pressed: {id} is gone, without a warning")
+            }),
+            Press::BlackHole => {
+                let time = self.pace.some_time(HANG, HANG).max(LEAST_HANG);
+                return match self.spare(LEAST_PRESSED) {
+                    Some(id) => self.flow.hang(&id, time),
+                    None => self.flow.say(REFUSED.into()),
+                };
+            }
+            Press::StopAll => return self.flow.stop_all(self.pace.time(STOP).max(LEAST_STOP)),
+            Press::RestartAgent => return self.flow.kill_agent(|count| self.pace.below(count)),
+        };
+        self.flow.say(said.unwrap_or_else(|| REFUSED.into()));
     }
 
     /// What is due by now.
@@ -102,9 +157,9 @@ impl Life {
     }
 
     /// One of those that can be spared.
-    fn spare(&mut self) -> Option<InstanceId> {
+    fn spare(&mut self, least: usize) -> Option<InstanceId> {
         let mut serving = self.serving();
-        (serving.len() > LEAST).then(|| serving.swap_remove(self.pace.below(serving.len())))
+        (serving.len() > least).then(|| serving.swap_remove(self.pace.below(serving.len())))
     }
 
     /// Everyone who is neither leaving nor doomed is wanted.
@@ -116,33 +171,36 @@ impl Life {
         self.cloud.set_desired(&self.group, u32::try_from(wanted).unwrap_or(u32::MAX));
     }
 
-    fn scale_out(&mut self) {
-        if self.cloud.instances(&self.group).len() < MOST {
-            self.cloud.launch(&self.group);
-            self.set_desired();
+    fn scale_out(&mut self) -> Option<InstanceId> {
+        if self.cloud.instances(&self.group).len() >= MOST {
+            return None;
         }
+        let id = self.cloud.launch(&self.group);
+        self.set_desired();
+        Some(id)
     }
 
-    fn scale_in(&mut self) {
-        if let Some(id) = self.spare() {
-            self.cloud.terminate(&self.group, &id);
-            self.set_desired();
-        }
+    fn scale_in(&mut self, least: usize) -> Option<InstanceId> {
+        let id = self.spare(least)?;
+        self.cloud.terminate(&self.group, &id);
+        self.set_desired();
+        Some(id)
     }
 
     /// The warning is an event: the group still calls the instance `InService`, for two minutes.
-    fn lose_spot(&mut self) {
-        if self.doomed.len() < MOST_DOOMED
-            && let Some(id) = self.spare()
-        {
-            self.cloud.interrupt(&id);
-            self.doomed.push((Instant::now() + self.pace.some_time(NOTICE, NOTICE), id));
-            self.set_desired();
+    fn lose_spot(&mut self, least: usize) -> Option<InstanceId> {
+        if self.doomed.len() >= MOST_DOOMED {
+            return None;
         }
+        let id = self.spare(least)?;
+        self.cloud.interrupt(&id);
+        self.doomed.push((Instant::now() + self.pace.some_time(NOTICE, NOTICE), id.clone()));
+        self.set_desired();
+        Some(id)
     }
 
     fn advise(&mut self) {
-        if let Some(id) = self.spare() {
+        if let Some(id) = self.spare(LEAST) {
             self.cloud.advise(&id);
         }
     }

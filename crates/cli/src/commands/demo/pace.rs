@@ -24,6 +24,11 @@ impl Pace {
         Duration::from_secs_f64((least + (most - least) * self.rng.f64()) / self.speed)
     }
 
+    /// A number between these.
+    pub(super) fn between(&mut self, least: f64, most: f64) -> f64 {
+        least + (most - least) * self.rng.f64()
+    }
+
     /// So much of production's time.
     pub(super) fn time(&self, time: Duration) -> Duration {
         time.div_f64(self.speed)

@@ -1,5 +1,5 @@
 //! Prints the life of a fleet: a line for every member that changes, for every step of a collector on its
-//! way in or out, and for every roster that its agents have rendered.
+//! way in or out, for every roster that its agents have rendered, and for what is done to the flow of its logs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use pikepole_fleet::{Change, HookEnd, InstanceId, Life, MemberChange, Revision, 
 use tokio::time::{Instant, sleep};
 
 use super::agents::{AGENTS, Board};
+use super::flows::Flow;
 use crate::commands::print;
 
 /// Between two looks.
@@ -36,6 +37,7 @@ struct Told {
 struct Teller {
     fleet: Arc<Fleet>,
     agents: Board,
+    flow: Flow,
     clock: Clock,
     patience: Duration,
     changes: Option<Revision>,
@@ -45,9 +47,9 @@ struct Teller {
 }
 
 /// Prints as long as somebody reads.
-pub(super) async fn tell(fleet: Arc<Fleet>, agents: Board, clock: Clock, patience: Duration) {
-    let mut teller =
-        Teller { fleet, agents, clock, patience, changes: None, spreading: None, lives: BTreeMap::new() };
+pub(super) async fn tell(fleet: Arc<Fleet>, agents: Board, flow: Flow, clock: Clock, patience: Duration) {
+    let (changes, spreading, lives) = (None, None, BTreeMap::new());
+    let mut teller = Teller { fleet, agents, flow, clock, patience, changes, spreading, lives };
     loop {
         let lines = teller.news();
         if !lines.is_empty() && print(&lines).is_err() {
@@ -62,6 +64,9 @@ impl Teller {
         let state = self.fleet.state();
         let name = self.fleet.config().name.as_str();
         let mut lines = String::new();
+        for (at, words) in self.flow.said() {
+            lines.push_str(&line(at, name, '!', "", &words));
+        }
         let last = self.changes;
         for change in state.changes.iter().filter(|change| Some(change.revision) > last) {
             self.changes = Some(change.revision);
