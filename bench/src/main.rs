@@ -1,10 +1,11 @@
 //! What `bench/run` cannot do with wrk: ten thousand watchers, an hour of AWS calls in seconds, events on
-//! their way, and agents that come back.
+//! their way, agents that come back, and logs to carry.
 //!
 //! Not a benchmark by itself: `bench/run` starts the servers, alternates the contenders and prints the
 //! table. Each command here prints one JSON object on stdout.
 
 mod answer;
+mod carry;
 mod events;
 mod hour;
 mod memory;
@@ -31,6 +32,9 @@ enum Command {
     Events(events::Args),
     /// Restart a directory under agents, and count how they come back
     Returns(returns::Args),
+    /// Load for the agent's log path
+    #[command(subcommand)]
+    Carry(carry::Command),
 }
 
 #[expect(clippy::print_stdout, reason = "the result of a measurement")]
@@ -40,6 +44,7 @@ fn main() -> anyhow::Result<()> {
         Command::Hour(args) => hour::run(&args)?,
         Command::Events(args) => events::run(&args)?,
         Command::Returns(args) => returns::run(&args)?,
+        Command::Carry(command) => carry::run(&command)?,
     };
     println!("{measured}");
     Ok(())
