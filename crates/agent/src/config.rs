@@ -170,17 +170,22 @@ fn directory(mut s: Section<'_>) -> Option<DirectoryConfig> {
     };
     let token = s.text("token").map(Secret::new);
     let ca = s.text("ca").map(Into::into);
-    let identity = match (s.text("cert"), s.text("key")) {
+    let identity = identity(&mut s);
+    let wait = s.duration("wait", 1..=300).unwrap_or(Duration::from_secs(55));
+    s.finish();
+    Some(DirectoryConfig { urls, target: target?, token, tls: TlsFiles { ca, identity }, wait })
+}
+
+/// `cert` and `key`: who we are, in TLS.
+fn identity(s: &mut Section<'_>) -> Option<(PathBuf, PathBuf)> {
+    match (s.text("cert"), s.text("key")) {
         (Some(cert), Some(key)) => Some((cert.into(), key.into())),
         (None, None) => None,
         _ => {
             s.mistake("cert", "cert and key belong together");
             None
         }
-    };
-    let wait = s.duration("wait", 1..=300).unwrap_or(Duration::from_secs(55));
-    s.finish();
-    Some(DirectoryConfig { urls, target: target?, token, tls: TlsFiles { ca, identity }, wait })
+    }
 }
 
 fn agent(mut s: Section<'_>) -> AgentConfig {

@@ -137,14 +137,7 @@ fn max_in_flight(s: &mut Section<'_>) -> Option<u64> {
 
 fn tls(mut s: Section<'_>) -> CollectorsTls {
     let ca = s.text("ca").map(Into::into);
-    let identity = match (s.text("cert"), s.text("key")) {
-        (Some(cert), Some(key)) => Some((cert.into(), key.into())),
-        (None, None) => None,
-        _ => {
-            s.mistake("cert", "cert and key belong together");
-            None
-        }
-    };
+    let identity = super::identity(&mut s);
     let server_name = s.text("server_name");
     if server_name
         .as_deref()
