@@ -92,7 +92,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         .flat_map(|(cloud, fleet)| cloud.instances(&fleet_config(fleet, 0).group()))
         .map(|instance| instance.ip)
         .collect();
-    let ground = ground::find(&places);
+    let (ground, _claim) = ground::find(&places);
     let engine = Engine::open(Setup {
         sources: sources().map(|(cloud, fleet)| source(cloud, fleet, ground.port)).collect(),
         stores: Stores::on_disk(Ok(Arc::new(disk))),
