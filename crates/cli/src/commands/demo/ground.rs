@@ -24,7 +24,7 @@ const CLAIM: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 255, 255, 254));
 
 /// Looks for a port that is free on all of these addresses. It is ours as long as the claim is kept.
 pub(super) fn find(addresses: &[IpAddr]) -> (Ground, Option<TcpListener>) {
-    search(addresses, |address| TcpListener::bind(address))
+    search(addresses, TcpListener::bind::<SocketAddr>)
 }
 
 fn search<T>(addresses: &[IpAddr], bind: impl Fn(SocketAddr) -> io::Result<T>) -> (Ground, Option<T>) {
