@@ -92,20 +92,12 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
         .flat_map(|(cloud, fleet)| cloud.instances(&fleet_config(fleet, 0).group()))
         .map(|instance| instance.ip)
         .collect();
-    let ground = ground::find(&places);
-    let engine = Engine::open(Setup {
-        sources: sources().map(|(cloud, fleet)| source(cloud, fleet, ground.port)).collect(),
-        stores: Stores::on_disk(Ok(Arc::new(disk))),
-        policy: GuardPolicy::default(),
-        reconcile: Duration::from_secs(10),
-        stale_after: Duration::from_secs(60),
-        probe: ProbeConfig { enabled: ground.can_listen, give_up: scaled(GIVE_UP, args.speed) },
-        drain: DrainConfig { settle: scaled(SETTLE, args.speed), deadline: scaled(DEADLINE, args.speed) },
-        complete_hooks: true,
-        clock: clock.clone(),
-        alerts: Alerts::new(None, shutdown.clone()),
-    })
-    .await;
+    let (ground, _claim) = ground::find(&places);
+    let sources = sources().map(|(cloud, fleet)| source(cloud, fleet, ground.port)).collect();
+    let stores = Stores::on_disk(Ok(Arc::new(disk)));
+    let alerts = Alerts::new(None, shutdown.clone());
+    let probes = ground.can_listen;
+    let engine = Engine::open(setup(sources, stores, alerts, clock.clone(), (probes, args.speed))).await;
     let seed = args.seed.unwrap_or_else(|| clock.now().as_millis());
     let mut agents = Agents::default();
     let mut pace = Pace::new(seed, args.speed);
@@ -241,6 +233,28 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     };
     SocketAddr::new(ip, listen.port())
+}
+
+/// The directory's engine, with times that suit the speed.
+fn setup(
+    sources: Vec<SourceSetup>,
+    stores: Stores,
+    alerts: Alerts,
+    clock: Clock,
+    (probes, speed): (bool, f64),
+) -> Setup {
+    Setup {
+        sources,
+        stores,
+        policy: GuardPolicy::default(),
+        reconcile: Duration::from_secs(10),
+        stale_after: Duration::from_secs(60),
+        probe: ProbeConfig { enabled: probes, give_up: scaled(GIVE_UP, speed) },
+        drain: DrainConfig { settle: scaled(SETTLE, speed), deadline: scaled(DEADLINE, speed) },
+        complete_hooks: true,
+        clock,
+        alerts,
+    }
 }
 
 /// The engine's own steps take about a second whatever the speed.

@@ -20,7 +20,7 @@ use super::flows::{Flow, Press};
 const LEAST: usize = 3;
 const LEAST_PRESSED: usize = 1;
 const MOST: usize = 10;
-/// Spot instances that are being taken back at once.
+/// Spot instances that are being taken back at once, unless buttons want more.
 const MOST_DOOMED: usize = 2;
 /// From a spot interruption warning to the end of the instance, as with AWS.
 const NOTICE: f64 = 120.0;
@@ -59,8 +59,8 @@ pub(super) async fn deliver(cloud: SimCloud, engine: Arc<Engine>) {
     }
 }
 
-/// When nothing can be done just now: one collector is left, there are ten, or two are doomed already.
-const REFUSED: &str = "pressed, but not done: 1 collector stays, 10 are the most, and EC2 takes 2 at a time";
+/// When nothing can be done just now: one collector is left, or there are ten.
+const REFUSED: &str = "pressed, but not done: the group keeps 1 to 10 collectors";
 
 /// A button that is pressed before the time is up.
 async fn next_press(presses: &mut mpsc::Receiver<Press>, until: Instant) -> Option<Press> {
@@ -97,7 +97,7 @@ impl Life {
             match self.pace.below(100) {
                 0..=34 => drop(self.scale_out()),
                 35..=59 => drop(self.scale_in(LEAST)),
-                60..=69 => drop(self.lose_spot(LEAST)),
+                60..=69 if self.doomed.len() < MOST_DOOMED => drop(self.lose_spot(LEAST)),
                 70..=74 => self.advise(),
                 75..=76 => self.throttle(),
                 _ => {}
@@ -189,9 +189,6 @@ impl Life {
 
     /// The warning is an event: the group still calls the instance `InService`, for two minutes.
     fn lose_spot(&mut self, least: usize) -> Option<InstanceId> {
-        if self.doomed.len() >= MOST_DOOMED {
-            return None;
-        }
         let id = self.spare(least)?;
         self.cloud.interrupt(&id);
         self.doomed.push((Instant::now() + self.pace.some_time(NOTICE, NOTICE), id.clone()));
