@@ -21,6 +21,8 @@ pub use v1::v1_to_json;
 pub struct WindowEncoder {
     level: u32,
     zlib: Option<Compress>,
+    /// Frames that are not compressed yet: two calls for each event take their time.
+    frames: Vec<u8>,
     body: Vec<u8>,
     /// How large the last body was: the next one will be similar.
     expected: usize,
@@ -67,7 +69,8 @@ impl Default for WindowEncoder {
 impl WindowEncoder {
     /// An encoder with an empty window that is not compressed.
     pub fn new() -> Self {
-        Self { level: 0, zlib: None, body: Vec::new(), expected: ROOM, events: 0, event_bytes: 0 }
+        let (frames, body) = (Vec::new(), Vec::new());
+        Self { level: 0, zlib: None, frames, body, expected: ROOM, events: 0, event_bytes: 0 }
     }
 
     /// Begins a window; what was pushed and not finished is forgotten. `level` is zlib's: 1 is fast, 9 is small,
@@ -79,6 +82,7 @@ impl WindowEncoder {
             zlib => *zlib = (level > 0).then(|| Compress::new(Compression::new(level), true)),
         }
         self.level = level;
+        self.frames.clear();
         self.body.clear();
         self.body.reserve(self.expected);
         (self.events, self.event_bytes) = (0, 0);
@@ -99,9 +103,20 @@ impl WindowEncoder {
                 self.body.extend_from_slice(&header);
                 self.body.extend_from_slice(json);
             }
-            Some(zlib) => {
-                deflate(zlib, &header, &mut self.body);
+            // A long event is not copied.
+            Some(zlib) if json.len() >= ROOM => {
+                self.frames.extend_from_slice(&header);
+                deflate(zlib, &self.frames, &mut self.body);
+                self.frames.clear();
                 deflate(zlib, json, &mut self.body);
+            }
+            Some(zlib) => {
+                self.frames.extend_from_slice(&header);
+                self.frames.extend_from_slice(json);
+                if self.frames.len() >= ROOM {
+                    deflate(zlib, &self.frames, &mut self.body);
+                    self.frames.clear();
+                }
             }
         }
         true
@@ -120,6 +135,8 @@ impl WindowEncoder {
     /// The window; another one is begun at the same level. A window without events is not to be sent.
     pub fn finish(&mut self) -> EncodedWindow {
         if let Some(zlib) = &mut self.zlib {
+            deflate(zlib, &self.frames, &mut self.body);
+            self.frames.clear();
             finish(zlib, &mut self.body);
         }
         let body = std::mem::take(&mut self.body);

@@ -5,6 +5,8 @@
 //! Invariant: an event that passes here can be parsed by every collector that parses JSON at all, so that
 //! none of them closes its connection over it for ever.
 
+mod scan;
+
 use serde::de::IgnoredAny;
 
 /// Levels of arrays and objects: the least that a parser in use today allows is a hundred (Ruby's).
@@ -16,6 +18,9 @@ pub(super) fn fault(event: &[u8]) -> Option<String> {
         Ok(text) => text,
         Err(error) => return Some(format!("not UTF-8 from byte {} on", error.valid_up_to())),
     };
+    if scan::is_object(text) {
+        return None;
+    }
     if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return Some(format!("not JSON: {error}"));
     }
