@@ -12,6 +12,8 @@ use super::{Action, Planner};
 
 /// Parts in the planner's hands, however small they are.
 const MOST_PARTS: usize = 1024;
+/// Seconds: collectors that ack within it are alike.
+const ALIKE: f64 = 0.005;
 /// The size of a block before one was seen.
 const TYPICAL: u64 = 256 << 10;
 
@@ -144,5 +146,23 @@ fn fits(up: &Up, bytes: u64, load: Load) -> bool {
 fn cost(endpoint: &Endpoint, bytes: u64, usual: f64, now: Instant) -> f64 {
     let in_flight = endpoint.up().map_or(0, |up| up.bytes);
     let latency = endpoint.latency.fading(now).unwrap_or(usual);
-    (in_flight + bytes) as f64 * latency.max(1e-4)
+    (in_flight + bytes) as f64 * grade(latency)
+}
+
+/// A latency in seconds, coarsely: without it the collector that is slowest by a hair would get nothing while
+/// there is little to send.
+fn grade(latency: f64) -> f64 {
+    latency.max(ALIKE).log2().round().exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grade;
+
+    #[test]
+    fn collectors_that_are_about_as_fast_are_alike_and_slow_ones_are_not() {
+        assert_eq!((grade(0.0), grade(0.0002)), (grade(0.004), grade(0.005)));
+        assert_eq!(grade(0.020), grade(0.018));
+        assert!(grade(0.100) > 2.0 * grade(0.020));
+    }
 }
