@@ -154,7 +154,7 @@ impl Told {
                 at,
                 match life.answered {
                     Some(_) => format!("port answers{waited}{hook}"),
-                    None => format!("no answer{waited}; listed all the same{hook}"),
+                    None => format!("no answer{waited}; listed anyway{hook}"),
                 },
             ));
         }
