@@ -111,7 +111,7 @@ fn spread(revision: Revision, since: Timestamp, agents: &Board, late: bool) -> O
     }
     let not_yet = match behind[..] {
         [] => String::new(),
-        [one] => format!("; not {one}"),
+        [one] => format!("; not {}", one.split('.').next().unwrap_or(one)),
         _ => format!("; {} do not yet", behind.len()),
     };
     let within = last.since(since).as_millis();
@@ -154,7 +154,7 @@ impl Told {
                 at,
                 match life.answered {
                     Some(_) => format!("port answers{waited}{hook}"),
-                    None => format!("port never answered{waited}; listed all the same{hook}"),
+                    None => format!("no answer{waited}; listed anyway{hook}"),
                 },
             ));
         }
@@ -190,7 +190,7 @@ impl Told {
 fn ended(life: &Life, transition: Transition) -> &'static str {
     let mut ends = life.waiting.iter().filter(|w| w.hook.transition == transition).filter_map(|w| w.done);
     match ends.next_back() {
-        Some((_, HookEnd::NoSuchAction)) => "; the hook had timed out before",
+        Some((_, HookEnd::NoSuchAction)) => "; hook had timed out",
         Some((_, HookEnd::Gone)) | None => "",
         Some(_) => "; hook completed",
     }

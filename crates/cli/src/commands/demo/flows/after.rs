@@ -93,7 +93,7 @@ impl State {
         for (id, collector) in &mut self.collectors {
             if collector.hangs_until.is_some_and(|until| until <= now) {
                 collector.hangs_until = None;
-                words.push(format!("{id} goes on; what it still has in its sockets is delivered twice"));
+                words.push(format!("{id} goes on; what is left in its sockets comes twice"));
             }
         }
         words.extend(self.delivered(now));
