@@ -388,7 +388,9 @@ class Hole:
                         ["ip", "addr", "add", f"{self.host}/30", "dev", outer], ["ip", "link", "set", outer, "up"],
                         [*within, "addr", "add", f"{self.inside}/30", "dev", inner], [*within, "link", "set", inner, "up"],
                         [*within, "link", "set", "lo", "up"]):
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            if subprocess.run(command, stderr=subprocess.DEVNULL).returncode:
+                self.__exit__()
+                raise OSError(f"{' '.join(command)} failed")
         return self
 
     def swallow(self):
@@ -405,7 +407,7 @@ def can_make_holes():
     try:
         with Hole():
             return True
-    except (OSError, subprocess.CalledProcessError):
+    except OSError:
         return False
 
 
