@@ -39,7 +39,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Value> {
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen).await?;
         let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        let stopped = async move { drop(stop.recv().await) };
+        let stopped = async move {
+            stop.recv().await;
+        };
         server::serve(listener, Options::default(), Arc::clone(&handler), stopped).await;
         anyhow::Ok(json!({ "events": handler.events.load(Ordering::Relaxed) }))
     })

@@ -1,4 +1,5 @@
 //! Writes log files: as fast as the disk takes them, or so many lines a second.
+#![expect(clippy::disallowed_methods, reason = "a thread of its own that paces itself; there is no runtime")]
 
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};

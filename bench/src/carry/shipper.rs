@@ -4,6 +4,7 @@
 //! ends is sent again on the next one.
 //!
 //! Invariant: an event counts as acked once, when its window was acked as a whole.
+#![expect(clippy::disallowed_methods, reason = "a thread of its own that paces itself; there is no runtime")]
 
 mod lane;
 

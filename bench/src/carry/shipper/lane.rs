@@ -1,6 +1,7 @@
 //! One connection of the shipper, and the next one when it ends.
 //!
 //! Invariant: at most `in_flight` windows are sent and not acked; those are sent again first on a new connection.
+#![expect(clippy::disallowed_methods, reason = "a thread of its own that paces itself; there is no runtime")]
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
