@@ -227,6 +227,15 @@ impl Generation {
         self.before.is_some() && self.source.is_some()
     }
 
+    /// The most bytes it can have had since it was listed: it grows meanwhile, and may be cut at any moment.
+    pub(super) fn longest(&self) -> u64 {
+        match self.source.as_ref().and_then(|source| stat_file(source.file()).ok()) {
+            Some(stat) if stat.size < self.position.offset => u64::MAX,
+            Some(stat) => stat.size.max(self.size),
+            None => self.size,
+        }
+    }
+
     /// Its first bytes, as they are now.
     pub(super) fn head(&mut self) -> std::io::Result<Vec<u8>> {
         let was_open = self.source.is_some();

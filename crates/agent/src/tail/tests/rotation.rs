@@ -115,6 +115,24 @@ fn a_copy_that_is_seen_before_the_truncation_waits() {
     }
 }
 
+/// What is cut between two looks of one scan looks as it does here, where its size and time tell nothing.
+#[test]
+fn a_copy_of_what_is_cut_in_this_moment_is_not_read_as_a_log_of_its_own() {
+    let mut w = World::new();
+    w.write("access.log", numbered("a", 0..300));
+    w.tick();
+    let modified = fs::metadata(w.path("access.log")).unwrap().modified().unwrap();
+    w.copy("access.log", "access.log.1");
+    fs::write(w.path("access.log"), numbered("b", 0..300)).unwrap();
+    File::options().write(true).open(w.path("access.log")).unwrap().set_modified(modified).unwrap();
+    w.tick();
+    assert_eq!((w.status().held, w.status().new_generations), (1, 1));
+    w.write("access.log", numbered("b", 300..302));
+    w.tick();
+    w.check(&all(&[&lines_of("a", 0..300), &lines_of("b", 0..302)]));
+    assert_eq!((w.status().truncated, w.status().found_again, w.status().held), (1, 1, 0));
+}
+
 #[test]
 fn truncated_and_grown_beyond_the_old_offset_is_seen_by_its_content() {
     let mut w = World::new();

@@ -204,16 +204,14 @@ impl Worker {
                 continue;
             }
             // A copy is not longer than what it is made of.
-            if !found.is_gz && generation.is_listed && found.stat.size > generation.size {
+            if !found.is_gz && generation.is_listed && found.stat.size > generation.longest() {
                 continue;
             }
-            // What is compressed is known by what was read of it.
-            let other = match generation.is_gz {
-                true if generation.beginning.base == 0 => generation.beginning.bytes.clone(),
-                true => continue,
-                false => generation.head().unwrap_or_default(),
-            };
-            if is_alike(head, &other, found.is_in_paths) {
+            // What is compressed is known by what was read of it. So is what was cut since it was compared.
+            let read =
+                if generation.beginning.base == 0 { generation.beginning.bytes.clone() } else { Vec::new() };
+            let stands = if generation.is_gz { Vec::new() } else { generation.head().unwrap_or_default() };
+            if [read, stands].iter().any(|other| is_alike(head, other, found.is_in_paths)) {
                 twin = Some(twin.unwrap_or(true) && generation.is_listed);
             }
         }

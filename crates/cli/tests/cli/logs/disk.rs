@@ -46,7 +46,7 @@ async fn a_full_disk_holds_shippers_up_and_loses_nothing() {
     let world = World::new(&[near.address]).await;
     std::fs::create_dir(world.path("disk")).unwrap();
     let mut mount = std::process::Command::new("mount");
-    mount.args(["-t", "tmpfs", "-o", "size=24m", "none"]).arg(world.path("disk"));
+    mount.args(["-t", "tmpfs", "-o", "size=40m", "none"]).arg(world.path("disk"));
     assert!(mount.status().unwrap().success());
     world.configure(&format!(
         "[spool]\npath = {:?}\nmax_bytes = \"256MiB\"\nmin_free = \"0B\"\n[collectors]\nprogress = \"600s\"\n",
@@ -57,7 +57,10 @@ async fn a_full_disk_holds_shippers_up_and_loses_nothing() {
     let shipper = Shipper::start(world.relay, &ledger, load);
     agent.trouble("spool_full").await;
     let promised = stuck(&ledger).await;
-    assert!(promised > 1_000, "{promised}");
+    let full = agent.status().await;
+    let spool = &full["log_path"]["spool"];
+    println!("full with {promised} events acked: {spool}");
+    assert!(promised > 1_000, "{spool}");
     // Somebody else takes what was left, and the agent is killed.
     fill(&world.path("disk/filler"));
     agent.kill().await;

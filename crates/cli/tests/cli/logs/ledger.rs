@@ -95,9 +95,11 @@ impl Ledger {
         missing.map(|(id, _)| id).take(20).collect()
     }
 
-    /// Lines that came with more than one document id: downstream they would be two.
-    pub(super) fn ambiguous(&self) -> usize {
-        self.lock().iter().filter(|entry| entry.documents.len() > 1).count()
+    /// Lines that came with more than one document id: downstream they would be two. The first few of them.
+    pub(super) fn ambiguous(&self) -> Vec<(usize, HashSet<String>)> {
+        let entries = self.lock();
+        let several = entries.iter().enumerate().filter(|(_, entry)| entry.documents.len() > 1);
+        several.map(|(id, entry)| (id, entry.documents.clone())).take(20).collect()
     }
 
     /// Waits until nothing is missing, and says how it went; panics if that does not come to be.
