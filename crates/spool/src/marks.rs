@@ -16,7 +16,7 @@ use crate::codec::{Input, put_u16, put_u32};
 
 /// Keys that may have a value at once: one for each file that is followed, with room for many rotations.
 pub const MAX_MARKS: usize = 65_536;
-/// Bytes of all keys and values together: they are written at the head of each segment, and the reserve must hold them.
+/// Bytes of all keys and values together: they are written at the head of each segment; the reserve grows with them.
 pub const MAX_MARK_BYTES: usize = 6 << 20;
 /// Bytes of one key, and of one value.
 pub const MAX_MARK: usize = 16 << 10;

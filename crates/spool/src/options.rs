@@ -57,7 +57,7 @@ impl Default for Options {
             level: 1,
             cache_bytes: 8 << 20,
             uncommitted_bytes: 32 << 20,
-            reserve_bytes: 8 << 20,
+            reserve_bytes: 4 << 20,
             accept_unreadable: false,
         }
     }

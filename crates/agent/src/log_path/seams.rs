@@ -66,6 +66,14 @@ enum Tailed {
     Marks(Vec<Mark>),
 }
 
+/// Bytes of a block that was cut because it was full: there is more where it came from.
+const FULL: usize = 256 << 10;
+
+/// A tail that is behind waits for nothing but us; one that is not has time to share an fsync.
+fn hurry(block: &NewBlock) -> Hurry {
+    if block.body.len() >= FULL { Hurry::Soon } else { Hurry::Group }
+}
+
 /// The tail's side of the queue.
 pub(super) struct TailSink(mpsc::UnboundedSender<Tailed>);
 
@@ -77,10 +85,13 @@ impl TailSink {
         tokio::spawn(async move {
             while let Some(next) = tailed.recv().await {
                 match next {
-                    Tailed::Block(block, receipt) => match queue.send(block, Hurry::Group).await {
-                        Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
-                        Err(error) => tracing::debug!(%error, "a block of lines was refused"),
-                    },
+                    Tailed::Block(block, receipt) => {
+                        let hurry = hurry(&block);
+                        match queue.send(block, hurry).await {
+                            Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
+                            Err(error) => tracing::debug!(%error, "a block of lines was refused"),
+                        }
+                    }
                     Tailed::Marks(marks) => {
                         if let Err(error) = queue.mark(marks) {
                             tracing::debug!(%error, "marks of tailed files were refused");

@@ -143,6 +143,8 @@ impl Observer {
         let spool = &stats.spool;
         let own = config.max_bytes.saturating_sub(spool.disk_bytes);
         let room = spool.free_bytes.map_or(own, |free| own.min(free.saturating_sub(config.min_free)));
+        // The spool keeps some of it for itself: for noting what is done.
+        let room = if stats.full.is_some() { 0 } else { room };
         self.forecast.observe(now, room, config.max_bytes);
         let trouble = stats.trouble.clone().or_else(|| spool.trouble.clone());
         let state = match (&trouble, stats.full) {

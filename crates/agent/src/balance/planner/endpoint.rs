@@ -17,6 +17,8 @@ use super::pace::{Latency, Limit};
 
 /// Between two looks at what the kernel knows of a connection with something in flight.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// What a vanished host had is elsewhere when `user_timeout` is over: it is left by so much of it earlier.
+const MARGIN: u32 = 16;
 
 /// Who a collector is. A restart keeps it; a recycled address with another instance does not.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -218,7 +220,8 @@ impl Up {
         }
         let silence = (self.heard + policy.silence, Why::Silence);
         let progress = (self.progressed + policy.progress, Why::Progress);
-        let deaf = self.owing.map(|since| (since + policy.user_timeout, Why::NoTcpAck));
+        let patience = policy.user_timeout - policy.user_timeout / MARGIN;
+        let deaf = self.owing.map(|since| (since + patience, Why::NoTcpAck));
         [Some(silence), Some(progress), deaf].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
