@@ -142,9 +142,8 @@ impl Default for Limits {
         Self {
             window: 2_048,
             block_bytes: 1 << 20,
-            // Twice what one fsync takes along, so that reading goes on while it runs.
-            under_way: 16,
-            bytes_under_way: 12 << 20,
+            under_way: 8,
+            bytes_under_way: 8 << 20,
             linger: Duration::from_millis(20),
             scan_every: Duration::from_secs(1),
             quantum: 1 << 20,

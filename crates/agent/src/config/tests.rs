@@ -156,6 +156,31 @@ fn the_examples_of_the_docs_are_configurations() {
 }
 
 #[test]
+fn the_examples_of_the_log_path_are_configurations() {
+    let pages = [
+        include_str!("../../../../README.md"),
+        include_str!("../../../../docs/relay.md"),
+        include_str!("../../../../docs/tail.md"),
+        include_str!("../../../../docs/balance.md"),
+        include_str!("../../../../docs/migration.md"),
+    ];
+    let is_ours =
+        |text: &&str| ["[relay]", "[[tail]]", "[collectors]"].iter().any(|part| text.contains(part));
+    let found: Vec<&str> = pages.iter().flat_map(|page| examples(page)).filter(is_ours).collect();
+    assert!(found.len() >= 4, "{found:?}");
+    for example in found {
+        let is_key = |line: &str| line.starts_with("# ") && line.contains(" = ");
+        let uncommented = |line: &str| format!("{}\n", if is_key(line) { &line[2..] } else { line });
+        for text in [example.to_string(), example.lines().map(uncommented).collect()] {
+            let directory = if text.contains("[directory]") { "" } else { DIRECTORY };
+            let spool = if text.contains("[spool]") { "" } else { "[spool]\n" };
+            let text = format!("{directory}{spool}{text}");
+            parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        }
+    }
+}
+
+#[test]
 fn a_disk_guard_only_tells_unless_it_is_asked_for_more() {
     let text =
         format!("{DIRECTORY}{RENDER}[disk_guard]\npaths = [\"/var/log/kong\"]\nmin_free = \"10GiB\"\n");

@@ -319,14 +319,20 @@ async fn a_check_finds_mistakes_before_anything_is_touched() {
     let wrong = proxy.run(&["--check"]).await;
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
     assert!(wrong.err.contains("t.j2:2:4") && wrong.err.contains("nope"), "{wrong:?}");
-    std::fs::write(proxy.path("agent.toml"), "[relay]\n[agent]\nx = 1\n").unwrap();
+    std::fs::write(proxy.path("agent.toml"), "[relay]\nlisten = \"5044\"\n[agent]\nx = 1\n").unwrap();
     for flags in [&["--check"][..], &[], &["--once"], &["--dry-run"]] {
         let wrong = proxy.run(flags).await;
         assert_eq!(wrong.code, Some(2), "{wrong:?}");
         assert!(
-            wrong.err.contains("relay: not in this version") && wrong.err.contains("agent.x"),
+            wrong.err.contains("relay.listen: \"5044\" is not") && wrong.err.contains("agent.x"),
             "{wrong:?}"
         );
+    }
+    let relay = "[directory]\nurls = [\"http://127.0.0.1:1\"]\nfleet = \"f\"\n[relay]\n";
+    std::fs::write(proxy.path("agent.toml"), relay).unwrap();
+    for flag in ["--once", "--dry-run"] {
+        let wrong = proxy.run(&[flag]).await;
+        assert!(wrong.code == Some(2) && wrong.err.contains("nothing to render"), "{wrong:?}");
     }
     assert!(!Path::new(&proxy.path("state")).exists());
 }
