@@ -17,6 +17,8 @@ use super::pace::{Latency, Limit};
 
 /// Between two looks at what the kernel knows of a connection with something in flight.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// A second ack of a window comes right behind the first, if at all.
+const TRIAL: Duration = Duration::from_millis(50);
 /// What a vanished host had is elsewhere when `user_timeout` is over: it is left by so much of it earlier.
 const MARGIN: u32 = 16;
 
@@ -117,6 +119,18 @@ pub(super) struct Flight {
     pub(super) alone: bool,
 }
 
+/// Whether a collector acks each window once. One that does it twice cannot be told from one that has the next
+/// window too, if that has as many events: so the first window goes alone, and the next one a moment later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    /// Nothing was acked yet.
+    First,
+    /// An ack that comes before this was not asked for.
+    Until(Instant),
+    /// It acks once.
+    Over,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Up {
@@ -133,6 +147,7 @@ pub(super) struct Up {
     progressed: Instant,
     owing: Option<Instant>,
     probe_at: Instant,
+    trial: Trial,
 }
 
 impl Up {
@@ -148,12 +163,25 @@ impl Up {
             progressed: now,
             owing: None,
             probe_at: now,
+            trial: Trial::First,
         }
     }
 
     /// Room for one more, as far as windows go.
     pub(super) fn has_room(&self) -> bool {
-        self.flight.len() < self.limit.get() && !self.flight.front().is_some_and(|flight| flight.alone)
+        let most = match self.trial {
+            Trial::First => 1,
+            Trial::Until(_) => 0,
+            Trial::Over => self.limit.get(),
+        };
+        self.flight.len() < most && !self.flight.front().is_some_and(|flight| flight.alone)
+    }
+
+    /// Time goes by.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if matches!(self.trial, Trial::Until(end) if end <= now) {
+            self.trial = Trial::Over;
+        }
     }
 
     pub(super) fn sent(&mut self, flight: Flight) {
@@ -185,10 +213,13 @@ impl Up {
     }
 
     /// A window is complete.
-    pub(super) const fn completed(&mut self, now: Instant) {
+    pub(super) fn completed(&mut self, now: Instant) {
         self.frame(now);
         self.progressed = now;
         self.windows += 1;
+        if self.trial == Trial::First {
+            self.trial = Trial::Until(now + TRIAL);
+        }
     }
 
     /// Whether the kernel should be asked now; once per time.
@@ -226,8 +257,9 @@ impl Up {
     }
 
     pub(super) fn next_wake(&self, policy: &Policy) -> Option<Instant> {
-        let (deadline, _) = self.deadline(policy)?;
-        Some(deadline.min(self.probe_at))
+        let deadline = self.deadline(policy).map(|(at, _)| at.min(self.probe_at));
+        let trial = if let Trial::Until(end) = self.trial { Some(end) } else { None };
+        deadline.into_iter().chain(trial).min()
     }
 }
 

@@ -70,10 +70,11 @@ impl Planner {
     pub(super) fn expire(&mut self, now: Instant) {
         let mut over = Vec::new();
         for (key, endpoint) in &mut self.endpoints {
-            if let Some(up) = endpoint.up_mut()
-                && up.probe(now)
-            {
-                self.actions.push(Action::Probe { conn: up.conn });
+            if let Some(up) = endpoint.up_mut() {
+                up.tick(now);
+                if up.probe(now) {
+                    self.actions.push(Action::Probe { conn: up.conn });
+                }
             }
             if let Some((at, why)) = limit(endpoint, &self.policy)
                 && at <= now

@@ -134,6 +134,21 @@ fn one_window() -> (Planner, Instant, u64, u64) {
     (planner, now, conns[0], number)
 }
 
+/// An ack that came twice passes for that of the next window. So there is none yet when it comes.
+#[test]
+fn the_first_window_goes_alone_and_the_next_when_a_doubled_ack_would_have_come() {
+    let (mut planner, now, conn, number) = one_window();
+    planner.written(conn, now);
+    planner.block(Seq(1), WINDOW, BYTES);
+    assert_eq!(planner.poll(now).iter().find_map(send), None, "one at a time");
+    let acked = now + ms(5);
+    planner.acked(conn, number, acked);
+    assert_eq!(planner.poll(acked).iter().find_map(send), None, "not at once");
+    assert_eq!(planner.poll(acked + ms(49)).iter().find_map(send), None);
+    assert!(planner.next_wake().unwrap() <= acked + ms(50));
+    assert!(planner.poll(acked + ms(50)).iter().find_map(send).is_some());
+}
+
 fn roster_of(revision: u64) -> pikepole_api::v1::Roster {
     let published_at = pikepole_api::time::Rfc3339(pikepole_fleet::Timestamp::from_millis(0));
     let (fleet, dc, region) = ("f".into(), "d".into(), "r".into());
