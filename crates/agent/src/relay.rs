@@ -64,7 +64,8 @@ pub(crate) struct Relay {
 
 #[derive(Debug, Default)]
 struct Counts {
-    opened: AtomicU64,
+    /// Connections that are open now.
+    open: AtomicU64,
     events: AtomicU64,
     bytes: AtomicU64,
     windows: AtomicU64,
@@ -103,10 +104,9 @@ impl Relay {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counts = &self.counts;
         let ended = counts.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let over: u64 = ended.values().sum();
         RelayStatus {
             listen: listen.to_string(),
-            connections: get(&counts.opened).saturating_sub(over),
+            connections: get(&counts.open),
             events: get(&counts.events),
             bytes: get(&counts.bytes),
             windows: get(&counts.windows),
@@ -182,7 +182,7 @@ impl Handler for Shippers {
     type Connection = Shipper;
 
     fn connection(&self, peer: SocketAddr) -> Shipper {
-        self.0.counts.opened.fetch_add(1, Ordering::Relaxed);
+        self.0.counts.open.fetch_add(1, Ordering::Relaxed);
         // Both have as many as there are units under way, which the server bounds.
         let (units, stored) = mpsc::unbounded_channel();
         let (verdicts, safe) = mpsc::unbounded_channel();
@@ -203,6 +203,12 @@ pub(crate) struct Shipper {
     unit: Unit,
     units: mpsc::UnboundedSender<(u64, Unit)>,
     safe: mpsc::UnboundedReceiver<Verdict>,
+}
+
+impl Drop for Shipper {
+    fn drop(&mut self) {
+        self.relay.counts.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Sink for Shipper {

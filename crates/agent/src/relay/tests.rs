@@ -143,6 +143,27 @@ async fn what_is_acked_is_in_the_spool_and_a_compressed_window_is_kept_as_it_cam
 }
 
 #[tokio::test]
+async fn connections_are_those_that_are_open() {
+    let world = World::new(2048).await;
+    let connections = || world.relay.status(world.address).connections;
+    let mut shipper = world.shipper().await;
+    shipper.send(&window(3, &numbered(0..1))).await;
+    assert_eq!((shipper.acks(1).await, connections()), (vec![1], 1));
+    // One with which TLS was never agreed on: it was none.
+    let failed = End::Handshake(std::io::ErrorKind::TimedOut.into());
+    Shippers(Arc::clone(&world.relay)).ended(world.address, &failed);
+    assert_eq!(connections(), 1);
+    drop(shipper);
+    let all_gone = async {
+        while connections() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, all_gone).await.unwrap();
+    assert_eq!(world.relay.status(world.address).ended["handshake"], 1);
+}
+
+#[tokio::test]
 async fn events_that_are_no_json_are_dead_letters_and_block_nobody() {
     let world = World::new(2048).await;
     let mut shipper = world.shipper().await;

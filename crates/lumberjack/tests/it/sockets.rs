@@ -9,7 +9,8 @@ use pikepole_lumberjack::encode::{EncodedWindow, WindowEncoder};
 use pikepole_lumberjack::server::collect::{Acks, Collector};
 use pikepole_lumberjack::server::{self, Options, Tls, serve};
 use pikepole_lumberjack::{Acked, Sender};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -29,10 +30,13 @@ pub(crate) struct Listening {
 
 impl Listening {
     pub(crate) async fn start(collector: Arc<Collector>, tls: Option<&server::TlsConfig>) -> Self {
+        let tls = tls.map(|files| Tls::load(files).unwrap());
+        Self::with(collector, Options { tls, ..Options::default() }).await
+    }
+
+    async fn with(collector: Arc<Collector>, options: Options) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tls = tls.map(|files| Tls::load(files).unwrap());
-        let options = Options { tls, ..Options::default() };
         let (stop, stopped) = oneshot::channel::<()>();
         let handler = Arc::new(Arc::clone(&collector));
         let server = tokio::spawn(serve(listener, options, handler, async {
@@ -203,6 +207,38 @@ async fn what_is_wrong_with_files_is_said_without_their_content() {
     }
     let half = client::TlsConfig { cert: Some(certs.path("server.pem")), ..certs.client() };
     assert!(Connector::new(client::Options::default(), Some(&half)).is_err());
+}
+
+#[tokio::test]
+async fn clients_above_the_limit_wait_until_a_place_is_free() {
+    let options = Options { max_connections: 1, ..Options::default() };
+    let listening = Listening::with(Collector::new(Acks::AtOnce), options).await;
+    let (mut first, mut acks) = connector(None).connect(listening.address).await.unwrap();
+    let (mut second, mut waiting) = connector(None).connect(listening.address).await.unwrap();
+    second.write(&window(7, 3)).await.unwrap();
+    // As many answers as it would take to see that the second one is served too.
+    for _ in 0..50 {
+        first.write(&window(1, 3)).await.unwrap();
+        assert_eq!(timeout(PATIENCE, acks.read()).await.unwrap().unwrap(), b"2A\0\0\0\x01");
+    }
+    assert_eq!(listening.collector.totals().windows, 50, "nothing of the second one was read");
+    drop((first, acks));
+    assert_eq!(timeout(PATIENCE, waiting.read()).await.unwrap().unwrap(), b"2A\0\0\0\x07");
+}
+
+#[tokio::test]
+async fn a_client_that_never_begins_its_handshake_loses_its_place() {
+    let certs = Certs::new();
+    let tls = Some(Tls::load(&certs.server()).unwrap());
+    let handshake_timeout = Duration::from_millis(50);
+    let options = Options { max_connections: 1, handshake_timeout, tls, ..Options::default() };
+    let listening = Listening::with(Collector::new(Acks::AtOnce), options).await;
+    // The second one's turn comes only when the place of the first is free again.
+    for _ in 0..2 {
+        let mut silent = TcpStream::connect(listening.address).await.unwrap();
+        let end = timeout(PATIENCE, silent.read(&mut [0; 8])).await.unwrap();
+        assert!(end.is_err() || end.is_ok_and(|read| read == 0), "it is closed");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::super::Tail;
+use super::super::wake::Watches;
 use super::*;
 use crate::clock::Clock;
 
@@ -69,6 +70,39 @@ fn a_link_into_another_folder_is_followed_at_once() {
     assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "first");
     append(&other, "target", "second\n");
     assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "second");
+}
+
+#[test]
+fn an_overflow_of_inotify_is_made_up_for_by_a_scan() {
+    let mut world = World::new();
+    world.tick();
+    let mut watches = Watches::new();
+    let worker = world.worker.as_mut().unwrap();
+    assert_eq!(watches.follow(worker.folders()), 0);
+    // More than the kernel keeps, of names that are not ours; two, as the same one twice is told of once.
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let files = ["odd", "even"].map(|name| File::create(world.folder.path().join(name)).unwrap());
+    for n in 0..limit.trim().parse::<usize>().unwrap() {
+        (&files[n % 2]).write_all(b"x").unwrap();
+    }
+    world.write("access.log", "never told of\n");
+    watches.drain(world.worker.as_mut().unwrap());
+    assert!(world.step().unwrap().has_scanned, "nothing but the overflow asks for it");
+    world.pass(Duration::ZERO);
+    assert_eq!(world.texts(), ["never told of"]);
+}
+
+#[test]
+fn what_cannot_be_watched_is_looked_at_more_often() {
+    let mut world = World::new();
+    world.write("file", "no folder");
+    let unwatched = Watches::new().follow(&[world.path("file")].into());
+    assert_eq!(unwatched, 1);
+    world.worker.as_mut().unwrap().unwatched(unwatched);
+    world.tick();
+    let wait = world.step().unwrap().wait;
+    assert!(wait <= world.limits.scan_every / 4, "{wait:?}");
+    assert_eq!(world.worker.as_ref().unwrap().status().unwatched_folders, 1);
 }
 
 #[tokio::test]
