@@ -97,6 +97,7 @@ pub(crate) async fn watch(
         probe: Arc::clone(&probe),
         clock,
         ledger: ledger.clone(),
+        in_use: in_use::in_use,
         stop: Arc::clone(&stop.0),
         incompressible: BTreeMap::new(),
     };

@@ -14,6 +14,8 @@ pub mod config;
 mod dead;
 mod frame;
 mod guard;
+#[cfg(test)]
+mod inside;
 mod log_path;
 mod once;
 mod output;

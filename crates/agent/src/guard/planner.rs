@@ -35,7 +35,7 @@ pub(super) struct File {
     pub(super) is_fresh: bool,
     /// Somebody has it open, for writing.
     pub(super) is_written: bool,
-    /// Somebody has it open.
+    /// Somebody has it open, or may have.
     pub(super) is_open: bool,
     pub(super) is_compressed: bool,
     /// Compressing it was tried and did not go.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::Probe;
 use super::compress::{compress, tidy};
 use super::give_up::{delete, truncate};
-use super::in_use::in_use;
+use super::in_use::InUse;
 use super::ledger::{Ledger, Loss};
 use super::levels::{goal, is_possible};
 use super::place::{Failure, Id, Place};
@@ -42,7 +42,7 @@ pub(super) struct Passed {
     pub(super) has_done: bool,
     /// What went wrong, in sentences.
     pub(super) errors: Vec<String>,
-    /// Whether `/proc` could be read for every process.
+    /// Whether it is known of every process what it has open.
     pub(super) knows_writers: bool,
 }
 
@@ -51,6 +51,8 @@ pub(super) struct Worker {
     pub(super) probe: Probe,
     pub(super) clock: Clock,
     pub(super) ledger: Ledger,
+    /// Who has which of these files open.
+    pub(super) in_use: fn(&HashSet<Id>) -> InUse,
     pub(super) stop: Arc<AtomicBool>,
     /// Compressing these did not go: which file, its length, and when.
     pub(super) incompressible: BTreeMap<(Id, u64), Instant>,
@@ -59,7 +61,8 @@ pub(super) struct Worker {
 impl Worker {
     /// Removes what interrupted compressions left over, in all folders. Touches nothing else.
     pub(super) fn tidy(&self) -> Passed {
-        let mut passed = Passed { has_done: true, knows_writers: true, ..Passed::default() };
+        let knows_writers = (self.in_use)(&HashSet::new()).is_complete;
+        let mut passed = Passed { has_done: true, knows_writers, ..Passed::default() };
         if self.config.policy > Policy::Alert {
             let listing = scan(&self.config, &self.config.paths, self.clock.now());
             self.remove_leftovers(&listing, &mut passed);
@@ -123,10 +126,11 @@ impl Worker {
             self.ledger.failed();
             note(passed, error.clone());
         }
-        let used = in_use(&listing.places.iter().map(|place| place.id).collect());
+        let used = (self.in_use)(&listing.places.iter().map(|place| place.id).collect());
         passed.knows_writers = used.is_complete;
         for (place, file) in listing.places.iter().zip(&mut listing.files) {
-            file.is_open = used.open.contains(&place.id);
+            // If in doubt, yes: compressing what somebody has open frees nothing and takes more.
+            file.is_open = !used.is_complete || used.open.contains(&place.id);
             file.is_written = used.written.contains(&place.id);
             let failed = self.incompressible.get(&(place.id, place.len));
             file.is_incompressible = failed.is_some_and(|at| at.elapsed() < AGAIN);
