@@ -76,6 +76,11 @@ impl Room {
         }
     }
 
+    /// Whether there is no time for anything but giving up.
+    pub(super) const fn is_nearly_full(&self) -> bool {
+        self.free < self.min_free / 2
+    }
+
     /// What a compressed file may take, in bytes.
     pub(super) const fn budget(&self, policy: Policy) -> u64 {
         self.free.saturating_sub(self.floor(policy)) / 2

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Probe;
 use super::compress::{compress, tidy};
+use super::count::{MOST, SAMPLE};
 use super::give_up::{delete, truncate};
 use super::in_use::InUse;
 use super::ledger::{Ledger, Loss};
@@ -72,6 +73,12 @@ impl Worker {
 
     /// Makes room in these folders, which are on one file system.
     pub(super) fn pass(&mut self, roots: &[PathBuf]) -> Passed {
+        let passed = self.make_room(roots);
+        self.ledger.flush();
+        passed
+    }
+
+    fn make_room(&mut self, roots: &[PathBuf]) -> Passed {
         let began = Instant::now();
         let mut passed = Passed::default();
         let Some(root) = roots.first() else { return passed };
@@ -155,13 +162,17 @@ impl Worker {
     fn step(&mut self, step: Step, place: &Place, room: &Room, passed: &mut Passed) -> bool {
         let path = place.path();
         let now = self.clock.now();
+        // Reading hundreds of megabytes of each file would take longer than a writer to fill what is left.
+        let most = if room.is_nearly_full() { SAMPLE } else { MOST };
         let result = match step {
             Step::Compress(_) => self.compress(place, room).map(|saved| {
                 self.ledger.compressed(saved);
                 tracing::warn!(path = %path.display(), saved, "compressed: the disk is low");
             }),
-            Step::Delete(_) => delete(place, &self.ledger, now).map(|loss| tell(&loss, "deleted")),
-            Step::Truncate(_) => truncate(place, &self.ledger, now).map(|loss| tell(&loss, "truncated")),
+            Step::Delete(_) => delete(place, &self.ledger, now, most).map(|loss| tell(&loss, "deleted")),
+            Step::Truncate(_) => {
+                truncate(place, &self.ledger, now, most).map(|loss| tell(&loss, "truncated"))
+            }
         };
         match result {
             Ok(()) => return true,
