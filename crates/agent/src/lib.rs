@@ -39,3 +39,8 @@ pub use run::{RunError, run, run_watched};
 pub fn check_log_path(config: &Config) -> Vec<String> {
     config.log_path.as_ref().map(log_path::check).unwrap_or_default()
 }
+
+/// What is likely to go wrong with the disk guard, as sentences. Blocking.
+pub fn disk_guard_warnings(config: &Config) -> Vec<String> {
+    guard::warnings(config)
+}

@@ -106,3 +106,32 @@ fn a_file_that_is_open_in_a_process_that_may_not_be_asked_is_not_compressed() {
     assert!(!passed.has_done && passed.errors.is_empty(), "{passed:?}");
     assert!(folder.join("access.log.1").exists());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_can_do_nothing_is_told_while_the_disk_has_room() {
+    let name = "a_policy_that_can_do_nothing_is_told_while_the_disk_has_room";
+    // As the unit has it: everything is read-only, and processes with more rights may not be asked.
+    let setup =
+        "mount -t tmpfs -o size=8m none . && cd \"$PWD\"; mount -o remount,ro .; chmod 700 \"$1\" || :";
+    let Some(folder) = run_inside(name, &limited(setup, AS_IN_THE_UNIT)) else { return };
+    let world = world_in(folder);
+    for (policy, words) in [
+        ("alert", &[][..]),
+        ("compress_rotated", &["CAP_SYS_PTRACE", "ReadWritePaths="][..]),
+        ("delete_oldest_rotated", &["ReadWritePaths="][..]),
+    ] {
+        let (sender, mut reports) = watch::channel(None);
+        let config = world.config(policy, "");
+        let clock = Clock::from_fn(|| Timestamp::from_millis(NOW));
+        let guard = tokio::spawn(watch(config, world.state.records(), system_probe(), clock, sender));
+        let told = |r: &Report| {
+            let detail: Vec<_> = r.troubles.iter().map(|(_, _, detail)| detail.clone()).collect();
+            let is_told = |word: &&str| detail.iter().any(|d| d.contains(word));
+            r.status.disks.len() == 1 && detail.len() == words.len() && words.iter().all(is_told)
+        };
+        let found = reports.wait_for(|report| report.as_ref().is_some_and(told));
+        let is_told = tokio::time::timeout(Duration::from_secs(60), found).await.is_ok();
+        assert!(is_told, "{policy}: {:?}", reports.borrow());
+        guard.abort();
+    }
+}

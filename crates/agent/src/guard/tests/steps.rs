@@ -97,6 +97,8 @@ fn what_is_protected_linked_live_fresh_or_special_stays() {
     let hard = world.file("hard.log.1", 900, &log(64));
     fs::hard_link(&hard, outside.path().join("other-name")).unwrap();
     world.file("audit.log.1", 900, &log(64));
+    world.file("audit.log.2.gz", 900, &log(64));
+    world.file("exact.log.1.gz", 900, &log(64));
     world.file("legal/access.log.1", 900, &log(64));
     world.file("fresh.log.1", SETTLE - 1, &log(64));
     world.file("live.log", 900, &log(64));
@@ -107,7 +109,11 @@ fn what_is_protected_linked_live_fresh_or_special_stays() {
     set_age(&written, 900);
     world.file("gone.log.1", 900, &log(64));
     let before = world.names();
-    let mut worker = world.worker("delete_oldest_rotated", "protect = [\"audit*\", \"**/legal\"]\n", 0);
+    let mut worker = world.worker(
+        "delete_oldest_rotated",
+        "protect = [\"audit*\", \"exact.log.[0-9]\", \"**/legal\"]\n",
+        0,
+    );
     assert!(world.pass(&mut worker).errors.is_empty());
     let after: Vec<String> = before.into_iter().filter(|name| name != "gone.log.1").collect();
     assert_eq!(world.names(), after);
