@@ -94,9 +94,10 @@ impl Config {
         let agent = agent(root.section("agent"));
         let renders: Vec<RenderConfig> =
             root.sections("render").into_iter().filter_map(render::render).collect();
-        let own = renders.iter().map(|render| render.output.clone()).chain([agent.state.clone()]).collect();
-        let guard = root.optional_section("disk_guard").and_then(|s| guard::guard(s, own));
         let log_path = log_path::log_path(&mut root, &agent.state, &env);
+        let own = renders.iter().map(|render| &render.output).chain([&agent.state]);
+        let own = own.chain(log_path.iter().map(|part| &part.spool.path)).cloned().collect();
+        let guard = root.optional_section("disk_guard").and_then(|s| guard::guard(s, own));
         if renders.is_empty() && log_path.is_none() {
             root.mistake("render", "nothing to do: add [[render]], [relay] or [[tail]]");
         }

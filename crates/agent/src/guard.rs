@@ -16,6 +16,7 @@ mod place;
 mod planner;
 mod scan;
 mod status;
+mod warnings;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -40,10 +41,11 @@ use worker::{Passed, Worker};
 
 pub use ledger::{Given, Totals};
 pub use status::{DiskGuardStatus, DiskStatus};
+pub(crate) use warnings::warnings;
 
 /// After a pass that could do nothing, the next one waits.
 const FRUITLESS: Duration = Duration::from_secs(15);
-/// A loss is told as trouble for so long.
+/// A loss is told as trouble for so long, also after a restart.
 const LOSS_TOLD: Duration = Duration::from_secs(3600);
 
 /// The free space of one file system.
@@ -70,7 +72,7 @@ pub(crate) struct Report {
 /// Asks the system.
 pub(crate) fn system_probe() -> Probe {
     Arc::new(|path| {
-        let folder = place::open_root(path)?;
+        let folder = place::open_root(path).map_err(|errno| place::unopened(path, errno))?;
         let (stat, space) = (fstat(&folder)?, fstatvfs(&folder)?);
         let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
         Ok(Space { device: stat.st_dev, free: bytes(space.f_bavail), total: bytes(space.f_blocks) })
@@ -92,26 +94,28 @@ pub(crate) async fn watch(
         move || Ledger::open(records, clock.now())
     });
     let Ok(ledger) = ledger.await else { return tracing::error!("the disk guard could not start") };
+    let totals = ledger.totals();
+    let told_for = |at: pikepole_fleet::Timestamp| LOSS_TOLD.saturating_sub(clock.now().since(at));
+    let loss_told_until = totals.last_loss.map(|at| Instant::now() + told_for(at.0));
     let worker = Worker {
         config: Arc::clone(&config),
         probe: Arc::clone(&probe),
         clock,
         ledger: ledger.clone(),
+        in_use: in_use::in_use,
         stop: Arc::clone(&stop.0),
         incompressible: BTreeMap::new(),
     };
-    let given = given_files(&ledger.totals());
     let guard = Guard {
         config,
         probe,
         ledger,
         disks: BTreeMap::new(),
         unread: Vec::new(),
-        failing: Vec::new(),
+        barred: Vec::new(),
         knows_writers: true,
-        wait_until: None,
-        given,
-        lost_at: None,
+        given: given_files(&totals),
+        loss_told_until,
         work: JoinSet::new(),
     };
     guard.run(worker, reports).await;
@@ -132,6 +136,10 @@ struct Disk {
     space: Option<Space>,
     forecast: Forecast,
     levels: Levels,
+    /// What went wrong in the last pass.
+    failing: Vec<String>,
+    /// The last pass could do nothing: when the next one is worth it.
+    wait_until: Option<Instant>,
 }
 
 struct Guard {
@@ -142,14 +150,14 @@ struct Guard {
     disks: BTreeMap<u64, Disk>,
     /// Folders whose free space could not be read.
     unread: Vec<(PathBuf, String)>,
-    /// What went wrong in the last pass.
-    failing: Vec<String>,
+    /// Folders in which the policy can do nothing, and why.
+    barred: Vec<(PathBuf, String)>,
     knows_writers: bool,
-    wait_until: Option<Instant>,
     /// Files that were given up, when it was last looked.
     given: u64,
-    lost_at: Option<Instant>,
-    work: JoinSet<(Worker, Passed)>,
+    loss_told_until: Option<Instant>,
+    /// On which disk, or on none in particular.
+    work: JoinSet<(Worker, Option<u64>, Passed)>,
 }
 
 impl Guard {
@@ -159,20 +167,20 @@ impl Guard {
         // What was left over is removed before anything else, also on a disk with room.
         self.work.spawn_blocking(move || {
             let passed = worker.tidy();
-            (worker, passed)
+            (worker, None, passed)
         });
         let mut idle = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => self.sample().await,
                 Some(done) = self.work.join_next() => {
-                    let Ok((worker, passed)) = done else {
+                    let Ok((worker, device, passed)) = done else {
                         self.unread.push(("disk_guard".into(), "it ended unexpectedly; restart the agent".into()));
                         reports.send_replace(Some(self.report()));
                         return;
                     };
                     idle = Some(worker);
-                    self.passed(passed);
+                    self.passed(device, passed);
                     self.sample().await;
                 }
             }
@@ -183,17 +191,23 @@ impl Guard {
         }
     }
 
-    /// Reads the free space of each folder.
+    /// Reads the free space of each folder, and whether anything may be done there: a policy that cannot do
+    /// anything is told while there is time.
     async fn sample(&mut self) {
         let (config, probe) = (Arc::clone(&self.config), Arc::clone(&self.probe));
-        let read = move || config.paths.iter().map(|path| probe(path)).collect::<Vec<_>>();
+        let read = move || {
+            let is_barred = |path| (config.policy > Policy::Alert).then(|| place::barred(path)).flatten();
+            config.paths.iter().map(|path| (probe(path), is_barred(path))).collect::<Vec<_>>()
+        };
         let Ok(spaces) = tokio::task::spawn_blocking(read).await else { return };
         let now = Instant::now();
         for disk in self.disks.values_mut() {
             disk.roots.clear();
         }
         self.unread.clear();
-        for (path, space) in self.config.paths.iter().zip(spaces) {
+        self.barred.clear();
+        for (path, (space, barred)) in self.config.paths.iter().zip(spaces) {
+            self.barred.extend(barred.map(|why| (path.clone(), why)));
             match space {
                 Ok(space) => {
                     let disk = self.disks.entry(space.device).or_default();
@@ -212,37 +226,48 @@ impl Guard {
         }
     }
 
-    /// Has the disk with the least room worked on, if one is low; else gives the worker back.
+    /// Has the low disk with the least room worked on, of those where it is worth it; else gives the worker back.
     fn work_on(&mut self, mut worker: Worker) -> Option<Worker> {
-        let min_free = self.config.min_free;
-        let can = |disk: &&Disk| {
-            disk.levels.is_low && disk.space.is_some_and(|s| levels::is_possible(min_free, s.total))
-        };
-        let low = self.disks.values().filter(can);
-        let roots = low.min_by_key(|disk| disk.space.map(|space| space.free)).map(|disk| disk.roots.clone());
-        let Some(roots) = roots.filter(|_| self.config.policy > Policy::Alert) else {
-            self.wait_until = None;
-            self.failing.clear();
-            return Some(worker);
-        };
-        if self.wait_until.is_some_and(|until| Instant::now() < until) {
-            return Some(worker);
+        let (now, min_free) = (Instant::now(), self.config.min_free);
+        let mut next: Option<(u64, u64, &Disk)> = None;
+        for (device, disk) in &mut self.disks {
+            let Some(space) = disk.space else { continue };
+            if !disk.levels.is_low || !levels::is_possible(min_free, space.total) {
+                disk.wait_until = None;
+                disk.failing.clear();
+                continue;
+            }
+            let is_waiting = disk.wait_until.is_some_and(|until| now < until);
+            if !is_waiting && next.is_none_or(|(free, ..)| space.free < free) {
+                next = Some((space.free, *device, disk));
+            }
         }
+        let Some((_, device, disk)) = next.filter(|_| self.config.policy > Policy::Alert) else {
+            return Some(worker);
+        };
+        let roots = disk.roots.clone();
         self.work.spawn_blocking(move || {
             let passed = worker.pass(&roots);
-            (worker, passed)
+            (worker, Some(device), passed)
         });
         None
     }
 
-    fn passed(&mut self, passed: Passed) {
-        self.wait_until = (!passed.has_done).then(|| Instant::now() + FRUITLESS);
-        self.failing = passed.errors;
+    fn passed(&mut self, device: Option<u64>, passed: Passed) {
+        if let Some(disk) = device.and_then(|device| self.disks.get_mut(&device)) {
+            disk.wait_until = (!passed.has_done).then(|| Instant::now() + FRUITLESS);
+            disk.failing = passed.errors;
+        }
+        if self.knows_writers && !passed.knows_writers {
+            tracing::warn!(
+                "the disk guard may not see which files other processes have open: it needs CAP_SYS_PTRACE"
+            );
+        }
         self.knows_writers = passed.knows_writers;
         let given = given_files(&self.ledger.totals());
         if given > self.given {
             self.given = given;
-            self.lost_at = Some(Instant::now());
+            self.loss_told_until = Some(Instant::now() + LOSS_TOLD);
         }
     }
 }

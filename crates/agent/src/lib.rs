@@ -14,6 +14,8 @@ pub mod config;
 mod dead;
 mod frame;
 mod guard;
+#[cfg(test)]
+mod inside;
 mod log_path;
 mod once;
 mod output;
@@ -36,4 +38,9 @@ pub use run::{RunError, run, run_watched};
 /// What is wrong with the files that the log path's configuration names, as sentences.
 pub fn check_log_path(config: &Config) -> Vec<String> {
     config.log_path.as_ref().map(log_path::check).unwrap_or_default()
+}
+
+/// What is likely to go wrong with the disk guard, as sentences. Blocking.
+pub fn disk_guard_warnings(config: &Config) -> Vec<String> {
+    guard::warnings(config)
 }

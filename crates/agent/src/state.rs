@@ -87,7 +87,7 @@ impl State {
 /// Makes a folder if there is none, and makes it ours as long as the file lives. The error is a sentence.
 pub(crate) fn lock(folder: &Path, what: &str, key: &str) -> Result<File, String> {
     let shown = folder.display();
-    let failed = |e: io::Error| format!("cannot use the {what} {shown}: {e}");
+    let failed = |e: io::Error| format!("cannot use the {what} {shown}: {e}{}", read_only_hint(&e));
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let mut options = OpenOptions::new();
     let lock = options.create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"));
@@ -99,6 +99,12 @@ pub(crate) fn lock(folder: &Path, what: &str, key: &str) -> Result<File, String>
         e => failed(e.into()),
     })?;
     Ok(lock)
+}
+
+/// What is behind most read-only folders: the unit lets the agent write to a few only.
+pub(crate) fn read_only_hint(error: &io::Error) -> &'static str {
+    let is_read_only = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    if is_read_only { "; in the systemd unit, name the folder in ReadWritePaths=" } else { "" }
 }
 
 /// Files of a folder that this process has locked. Each has one writer.

@@ -8,6 +8,8 @@ mod agent;
 mod config;
 #[path = "cli/demo.rs"]
 mod demo;
+#[path = "cli/guard.rs"]
+mod guard;
 #[path = "cli/harness.rs"]
 mod harness;
 #[cfg(feature = "aws")]

@@ -49,6 +49,25 @@ fn systemd_finds_nothing_to_say_about_the_units() {
 }
 
 #[test]
+fn the_drop_in_for_a_disk_guard_fits_the_unit_and_opens_no_more_than_the_docs_say() {
+    let (unit, drop_in) = (unit("pikepole-agent"), read("packaging/systemd/disk-guard.conf"));
+    let both =
+        unit.replace("=/usr/bin/pikepole ", "=/bin/true ").replace("[Install]", &(drop_in + "\n[Install]"));
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("pikepole-agent.service");
+    fs::write(&path, both).unwrap();
+    assert_eq!(analyze(&["verify", "--man=no"], &path), "");
+    let said = analyze(&["security", "--offline=true", "--no-pager"], &path);
+    let score =
+        said.split("level for pikepole-agent.service: ").nth(1).and_then(|rest| rest.split(' ').next());
+    let score = score.unwrap_or_else(|| panic!("{said}"));
+    assert!(
+        read("docs/packaging.md").contains(&format!("The exposure is {score} with it.")),
+        "it is {score}"
+    );
+}
+
+#[test]
 fn the_units_are_as_closed_as_the_docs_say() {
     let docs = read("docs/packaging.md");
     for (name, bound) in UNITS {

@@ -1,3 +1,5 @@
+mod disks;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -188,6 +188,8 @@ fn a_disk_guard_only_tells_unless_it_is_asked_for_more() {
     assert_eq!((guard.policy, guard.min_free), (Policy::Alert, 10 << 30));
     assert_eq!((guard.every, guard.settle), (Duration::from_secs(5), Duration::from_secs(60)));
     assert_eq!(guard.own, [PathBuf::from("/tmp/x.json"), "/var/lib/pikepole/agent".into()]);
+    let with_spool = parse(&format!("{text}[spool]\npath = \"/var/log/spool\"")).unwrap().guard.unwrap();
+    assert!(with_spool.own.contains(&"/var/log/spool".into()), "{:?}", with_spool.own);
     assert!(parse(&format!("{DIRECTORY}{RENDER}")).unwrap().guard.is_none());
     for name in ["access.log.1", "access.log.2.gz", "access.log-20261122", "error.log.old"] {
         assert!(guard.rotated.matches(Path::new(name)) && !guard.live.matches(Path::new(name)), "{name}");

@@ -8,45 +8,72 @@ use std::io::{BufReader, Read};
 use flate2::read::MultiGzDecoder;
 
 /// Most that is read of one file, in bytes, after decompression: a second or less.
-const MAX_READ: u64 = 256 << 20;
+pub(super) const MOST: u64 = 256 << 20;
+/// What is read of one when there is no time: hundredths of a second.
+pub(super) const SAMPLE: u64 = 8 << 20;
 const CHUNK: usize = 256 << 10;
 
 /// Lines of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Lines {
     pub(super) lines: u64,
+    /// The last of them has no end yet.
+    pub(super) is_open: bool,
     pub(super) is_estimated: bool,
 }
 
-/// Counts the lines of an open file of `len` bytes, from where it stands. `ending` tells how it is written.
-pub(super) fn lines(file: &File, len: u64, ending: Option<&str>) -> Lines {
+impl Lines {
+    /// With as many more of the same kind that a file of `len` bytes is one of `longer`.
+    pub(super) fn grown(self, len: u64, longer: u64) -> Self {
+        Self { lines: scaled(self.lines, longer, len), is_estimated: true, ..self }
+    }
+
+    /// With those that come behind.
+    pub(super) fn and(self, more: Self) -> Self {
+        // A line that had no end is counted again with its rest.
+        let again = u64::from(self.is_open && more.lines > 0);
+        Self {
+            lines: self.lines.saturating_add(more.lines - again),
+            is_estimated: self.is_estimated | more.is_estimated,
+            ..more
+        }
+    }
+}
+
+/// Counts the lines of an open file of `len` bytes, from where it stands; reads at most so many bytes.
+/// `ending` tells how it is written.
+pub(super) fn lines(file: &File, len: u64, ending: Option<&str>, most: u64) -> Lines {
     match ending {
-        None => of_text(file, len),
-        Some("gz") => of_gzip(file, len),
+        None => of_text(file, len, most),
+        Some("gz") => of_gzip(file, len, most),
         // Nothing here reads the others. A number that is too small is said to be an estimate.
-        Some(_) => Lines { lines: 0, is_estimated: true },
+        Some(_) => Lines { is_estimated: true, ..Lines::default() },
     }
 }
 
-fn of_text(file: &File, len: u64) -> Lines {
-    let (lines, read, is_whole) = count(file, MAX_READ.min(len));
+fn of_text(file: &File, len: u64, most: u64) -> Lines {
+    let (lines, read, is_whole) = count(file, most.min(len));
     if is_whole && read >= len {
-        return Lines { lines, is_estimated: false };
+        return lines;
     }
-    Lines { lines: scaled(lines, len, read), is_estimated: true }
+    lines.grown(read, len)
 }
 
-fn of_gzip(file: &File, len: u64) -> Lines {
+fn of_gzip(file: &File, len: u64, most: u64) -> Lines {
     let mut taken = Taken { inner: file, bytes: 0 };
-    let (lines, read, is_whole) = count(MultiGzDecoder::new(BufReader::new(&mut taken)), MAX_READ);
-    if is_whole && read < MAX_READ {
-        return Lines { lines, is_estimated: false };
+    let (lines, read, is_whole) = count(MultiGzDecoder::new(BufReader::new(&mut taken)), most);
+    if is_whole && read < most {
+        return lines;
     }
-    Lines { lines: scaled(lines, len, taken.bytes), is_estimated: true }
+    lines.grown(taken.bytes, len)
 }
 
 /// Lines, bytes read, and whether reading went well. A last line without its end counts.
-fn count(mut reader: impl Read, most: u64) -> (u64, u64, bool) {
+fn count(mut reader: impl Read, most: u64) -> (Lines, u64, bool) {
+    let counted = |lines, last| {
+        let is_open = last != b'\n';
+        Lines { lines: lines + u64::from(is_open), is_open, is_estimated: false }
+    };
     let mut chunk = vec![0; CHUNK];
     let (mut lines, mut read, mut last) = (0u64, 0u64, b'\n');
     while read < most {
@@ -55,14 +82,14 @@ fn count(mut reader: impl Read, most: u64) -> (u64, u64, bool) {
             Ok(0) => break,
             Ok(got) => got,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => return (lines, read, false),
+            Err(_) => return (counted(lines, last), read, false),
         };
         let bytes = &chunk[..got];
         lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
         read += got as u64;
         last = bytes.last().copied().unwrap_or(last);
     }
-    (lines + u64::from(last != b'\n'), read, true)
+    (counted(lines, last), read, true)
 }
 
 fn scaled(lines: u64, len: u64, read: u64) -> u64 {
@@ -96,7 +123,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         file.rewind().unwrap();
-        let found = lines(&file, len, ending);
+        let found = lines(&file, len, ending, 1 << 20);
         (found.lines, found.is_estimated)
     }
 
@@ -113,5 +140,24 @@ mod tests {
         let torn = counted(&gz[..gz.len() / 2], gz.len() as u64, Some("gz"));
         assert!(torn.1, "{torn:?}");
         assert_eq!(counted(b"x\n", 2, Some("zst")), (0, true));
+    }
+
+    #[test]
+    fn a_sample_is_scaled_and_said_to_be_an_estimate() {
+        let long = "a line of 16 b.\n".repeat(200_000);
+        assert_eq!(counted(long.as_bytes(), long.len() as u64, None), (200_000, true));
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        gz.write_all(long.as_bytes()).unwrap();
+        let gz = gz.finish().unwrap();
+        let (lines, is_estimated) = counted(&gz, gz.len() as u64, Some("gz"));
+        assert!(is_estimated && (180_000..220_000).contains(&lines), "{lines}");
+    }
+
+    #[test]
+    fn a_line_that_is_counted_in_two_parts_is_one() {
+        let of = |lines, is_open| Lines { lines, is_open, is_estimated: false };
+        assert_eq!(of(2, true).and(of(3, false)), of(4, false));
+        assert_eq!(of(2, false).and(of(3, true)), of(5, true));
+        assert_eq!(of(2, true).and(Lines { is_estimated: true, ..of(1, true) }).lines, 2);
     }
 }

@@ -3,13 +3,14 @@
 //! Not a lock: somebody may open a file a moment later. What is found is asked again before a file is
 //! replaced, and nothing is given up that changed meanwhile.
 //!
-//! Invariant: if not everything could be read, it says so; then only a file's age tells that it is done.
+//! Invariant: if not everything could be read, it says so: what is not found open may be open then.
 
 use std::collections::HashSet;
 use std::fs::read_dir;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, readlinkat, statx};
+use rustix::io::Errno;
 
 use super::place::Id;
 
@@ -28,10 +29,8 @@ pub(super) struct InUse {
 
 /// Which of these files are open, in any process, this one included.
 pub(super) fn in_use(wanted: &HashSet<Id>) -> InUse {
-    let mut found = InUse { is_complete: true, ..InUse::default() };
-    if wanted.is_empty() {
-        return found;
-    }
+    // Mounted with `hidepid`, `/proc` does not even name the processes that may not be asked.
+    let mut found = InUse { is_complete: Path::new("/proc/1").exists(), ..InUse::default() };
     let Ok(processes) = read_dir("/proc") else {
         found.is_complete = false;
         return found;
@@ -62,13 +61,26 @@ pub(super) fn in_use(wanted: &HashSet<Id>) -> InUse {
 }
 
 fn look(link: &Path, wanted: &HashSet<Id>, found: &mut InUse) {
+    // Who may override the modes of files, but not trace other processes, is shown the links and not where
+    // they lead. One that was closed meanwhile leads nowhere: that is no refusal.
+    let is_refused = |errno| matches!(errno, Errno::ACCESS | Errno::PERM) && link.symlink_metadata().is_ok();
     // Sockets and pipes have no path; most of what is open is one of them.
-    let has_path = readlinkat(CWD, link, Vec::new()).is_ok_and(|to| to.as_bytes().starts_with(b"/"));
-    if !has_path {
-        return;
+    match readlinkat(CWD, link, Vec::new()) {
+        Ok(to) if to.as_bytes().starts_with(b"/") => {}
+        Ok(_) => return,
+        Err(errno) => {
+            found.is_complete &= !is_refused(errno);
+            return;
+        }
     }
     // Not asked of a server: one that does not answer must not hold us up.
-    let Ok(stat) = statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO) else { return };
+    let stat = match statx(CWD, link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO) {
+        Ok(stat) => stat,
+        Err(errno) => {
+            found.is_complete &= !is_refused(errno);
+            return;
+        }
+    };
     let id = (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino);
     if !wanted.contains(&id) {
         return;

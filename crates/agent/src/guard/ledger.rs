@@ -3,7 +3,8 @@
 //! Not the alert: that is in `guard.rs`.
 //!
 //! Invariants: what is about to be given up is written down first, so that a crash in between loses no count;
-//! at the next start it shows whether it happened. A state folder that cannot be written stops nothing, and
+//! at the next start it shows whether it happened. That a file was deleted is therefore written down with the
+//! next one: a disk that fills does not wait for two records of each. A state folder that cannot be written stops nothing, and
 //! is said.
 
 use std::os::unix::fs::MetadataExt as _;
@@ -81,6 +82,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     kept: Kept,
+    /// There is more to it than is written down.
+    is_behind: bool,
     error: Option<String>,
 }
 
@@ -88,15 +91,15 @@ impl Ledger {
     /// Reads what was counted before. Blocking.
     pub(super) fn open(records: Records, now: Timestamp) -> Self {
         let kept: Kept = records.read(RECORD).unwrap_or_default();
-        let ledger = Self(Arc::new(Shared { records, state: Mutex::new(State { kept, error: None }) }));
+        let ledger =
+            Self(Arc::new(Shared { records, state: Mutex::new(State { kept, ..State::default() }) }));
         let pending = ledger.lock().kept.pending.take();
         if let Some(loss) = pending {
             if happened(&loss) {
                 tracing::error!(path = %loss.path.display(), bytes = loss.bytes, lines = loss.lines, "given up before the agent was killed");
                 ledger.done(loss, now);
-            } else {
-                ledger.keep();
             }
+            ledger.keep();
         }
         ledger
     }
@@ -127,10 +130,13 @@ impl Ledger {
         self.keep();
     }
 
-    /// It is gone. Blocking.
+    /// It is gone. Blocking. [`flush`](Self::flush) follows, sooner or later.
     pub(super) fn done(&self, loss: Loss, now: Timestamp) {
+        let is_deleted = loss.is_deleted;
         {
-            let kept = &mut self.lock().kept;
+            let state = &mut *self.lock();
+            state.is_behind = true;
+            let kept = &mut state.kept;
             kept.pending = None;
             let given = if loss.is_deleted { &mut kept.totals.deleted } else { &mut kept.totals.truncated };
             given.files += 1;
@@ -139,7 +145,17 @@ impl Ledger {
             given.estimated += u64::from(loss.is_estimated);
             kept.totals.last_loss = Some(Rfc3339(now));
         }
-        self.keep();
+        // A live file grows again, and would look then as if nothing had been taken.
+        if !is_deleted {
+            self.keep();
+        }
+    }
+
+    /// Writes down what was not yet. Blocking.
+    pub(super) fn flush(&self) {
+        if self.lock().is_behind {
+            self.keep();
+        }
     }
 
     /// A file takes fewer bytes. Blocking.
@@ -160,7 +176,9 @@ impl Ledger {
     fn keep(&self) {
         let kept = self.lock().kept.clone();
         let error = self.0.records.write(RECORD, &kept).err();
-        self.lock().error = error;
+        let state = &mut *self.lock();
+        state.is_behind = error.is_some();
+        state.error = error;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

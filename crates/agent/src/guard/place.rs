@@ -7,11 +7,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, Stat, accessat, fstat, openat, statat};
 use rustix::io::Errno;
+
+use crate::state::read_only_hint;
 
 /// Begins the name of a file that is not whole yet. Hidden, so that no shipper's glob reads it.
 pub(super) const PREFIX: &str = ".pikepole-gz.";
@@ -38,7 +41,7 @@ pub(super) enum Failure {
 pub(super) fn failed(what: &'static str) -> impl Fn(Errno) -> Failure {
     move |errno| match errno {
         Errno::NOENT | Errno::LOOP | Errno::NOTDIR => Failure::Gone,
-        errno => Failure::Io(format!("{what}: {}", std::io::Error::from(errno))),
+        errno => Failure::Io(format!("{what}: {}", io::Error::from(errno))),
     }
 }
 
@@ -93,6 +96,23 @@ impl Place {
 /// Opens a guarded folder; its last part may not be a link.
 pub(super) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, FOLDER, Mode::empty())
+}
+
+/// Why a guarded folder could not be opened, for people: of a link the system says that it is no folder.
+pub(super) fn unopened(path: &Path, errno: Errno) -> io::Error {
+    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if is_link { io::Error::other("it is a link; name the folder that it leads to") } else { errno.into() }
+}
+
+/// Why nothing can be done in a guarded folder, whatever the policy; `None`: it can, or it is not there.
+pub(super) fn barred(path: &Path) -> Option<String> {
+    match accessat(CWD, path, Access::WRITE_OK, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => None,
+        Err(errno) => {
+            let error = io::Error::from(errno);
+            Some(format!("no room can be made: {error}{}", read_only_hint(&error)))
+        }
+    }
 }
 
 /// Opens a folder in a folder.

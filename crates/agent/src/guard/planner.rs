@@ -35,7 +35,7 @@ pub(super) struct File {
     pub(super) is_fresh: bool,
     /// Somebody has it open, for writing.
     pub(super) is_written: bool,
-    /// Somebody has it open.
+    /// Somebody has it open, or may have.
     pub(super) is_open: bool,
     pub(super) is_compressed: bool,
     /// Compressing it was tried and did not go.
@@ -74,6 +74,11 @@ impl Room {
             Policy::Alert | Policy::CompressRotated => self.min_free / 8,
             Policy::DeleteOldestRotated | Policy::Truncate => self.min_free / 2,
         }
+    }
+
+    /// Whether there is no time for anything but giving up.
+    pub(super) const fn is_nearly_full(&self) -> bool {
+        self.free < self.min_free / 2
     }
 
     /// What a compressed file may take, in bytes.

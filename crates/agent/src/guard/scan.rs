@@ -107,7 +107,9 @@ impl Walk<'_> {
             return;
         }
         let is_own = self.config.own.iter().any(|own| path.starts_with(own));
-        let is_protected = is_own || self.config.protect.matches(&path);
+        // What is protected stays so when somebody compresses it.
+        let is_named = |path: &Path| self.config.protect.matches(path);
+        let is_protected = is_own || is_named(&path) || plain(&path).is_some_and(|plain| is_named(&plain));
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             if is_protected || depth >= MAX_DEPTH {
                 return;
@@ -159,14 +161,18 @@ impl Walk<'_> {
 
 /// What a file is, by its name; one that was compressed is what it was before.
 fn class(config: &GuardConfig, path: &Path) -> Class {
-    let plain = ending(path).map(|_| path.with_extension(""));
     let is_rotated = |path: &Path| config.rotated.matches(path);
-    match plain {
+    match plain(path) {
         _ if is_rotated(path) => Class::Rotated,
         Some(plain) if is_rotated(&plain) => Class::Rotated,
         None if config.live.matches(path) => Class::Live,
         _ => Class::Other,
     }
+}
+
+/// What a compressed file was called before.
+fn plain(path: &Path) -> Option<PathBuf> {
+    ending(path).map(|_| path.with_extension(""))
 }
 
 /// The ending of a file that is compressed.

@@ -8,7 +8,7 @@ use pikepole_api::time::format_duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Disk, Guard, LOSS_TOLD, Report, Totals, levels};
+use super::{Disk, Guard, Report, Totals, levels};
 use crate::config::Policy;
 use crate::trouble::Kind;
 
@@ -22,8 +22,8 @@ pub struct DiskGuardStatus {
     pub min_free: u64,
     /// The disks, those with one folder or more that can be read.
     pub disks: Vec<DiskStatus>,
-    /// Whether it knew, when it last made room, which files somebody has open: not without the right to
-    /// look at every process.
+    /// Whether it knew, at its start or when it last made room, which files somebody has open: not without the
+    /// right to look at every process.
     pub knows_writers: bool,
     /// What it has done since its state folder is new.
     pub totals: Totals,
@@ -73,10 +73,20 @@ impl Guard {
         let failed =
             self.unread.iter().map(|(path, error)| (shown(path), format!("cannot be watched: {error}")));
         troubles.extend(failed.map(|(path, error)| (Kind::DiskGuardFailed, path, error)));
-        if !self.failing.is_empty() {
-            troubles.push((Kind::DiskGuardFailed, "disk_guard".into(), self.failing.join("; ")));
+        let barred = self.barred.iter().map(|(path, why)| (Kind::DiskGuardFailed, shown(path), why.clone()));
+        troubles.extend(barred);
+        let mut failing: Vec<String> =
+            self.disks.values().flat_map(|disk| disk.failing.iter().cloned()).collect();
+        // The others go by the age of a file then; this one has nothing left that it could do.
+        if self.config.policy == Policy::CompressRotated && !self.knows_writers {
+            let why =
+                "which files are open cannot be seen, so nothing is compressed: it needs CAP_SYS_PTRACE";
+            failing.push(why.into());
         }
-        if self.lost_at.is_some_and(|at| Instant::now().saturating_duration_since(at) < LOSS_TOLD) {
+        if !failing.is_empty() {
+            troubles.push((Kind::DiskGuardFailed, "disk_guard".into(), failing.join("; ")));
+        }
+        if self.loss_told_until.is_some_and(|until| Instant::now() < until) {
             let of = |(policy, given): (&str, super::Given)| {
                 let about = if given.estimated > 0 { "about " } else { "" };
                 format!(

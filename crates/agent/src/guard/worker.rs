@@ -16,8 +16,9 @@ use tokio::time::Instant;
 
 use super::Probe;
 use super::compress::{compress, tidy};
+use super::count::{MOST, SAMPLE};
 use super::give_up::{delete, truncate};
-use super::in_use::in_use;
+use super::in_use::InUse;
 use super::ledger::{Ledger, Loss};
 use super::levels::{goal, is_possible};
 use super::place::{Failure, Id, Place};
@@ -42,7 +43,7 @@ pub(super) struct Passed {
     pub(super) has_done: bool,
     /// What went wrong, in sentences.
     pub(super) errors: Vec<String>,
-    /// Whether `/proc` could be read for every process.
+    /// Whether it is known of every process what it has open.
     pub(super) knows_writers: bool,
 }
 
@@ -51,6 +52,8 @@ pub(super) struct Worker {
     pub(super) probe: Probe,
     pub(super) clock: Clock,
     pub(super) ledger: Ledger,
+    /// Who has which of these files open.
+    pub(super) in_use: fn(&HashSet<Id>) -> InUse,
     pub(super) stop: Arc<AtomicBool>,
     /// Compressing these did not go: which file, its length, and when.
     pub(super) incompressible: BTreeMap<(Id, u64), Instant>,
@@ -61,6 +64,7 @@ impl Worker {
     pub(super) fn tidy(&self) -> Passed {
         let mut passed = Passed { has_done: true, knows_writers: true, ..Passed::default() };
         if self.config.policy > Policy::Alert {
+            passed.knows_writers = (self.in_use)(&HashSet::new()).is_complete;
             let listing = scan(&self.config, &self.config.paths, self.clock.now());
             self.remove_leftovers(&listing, &mut passed);
         }
@@ -69,6 +73,12 @@ impl Worker {
 
     /// Makes room in these folders, which are on one file system.
     pub(super) fn pass(&mut self, roots: &[PathBuf]) -> Passed {
+        let passed = self.make_room(roots);
+        self.ledger.flush();
+        passed
+    }
+
+    fn make_room(&mut self, roots: &[PathBuf]) -> Passed {
         let began = Instant::now();
         let mut passed = Passed::default();
         let Some(root) = roots.first() else { return passed };
@@ -123,10 +133,11 @@ impl Worker {
             self.ledger.failed();
             note(passed, error.clone());
         }
-        let used = in_use(&listing.places.iter().map(|place| place.id).collect());
+        let used = (self.in_use)(&listing.places.iter().map(|place| place.id).collect());
         passed.knows_writers = used.is_complete;
         for (place, file) in listing.places.iter().zip(&mut listing.files) {
-            file.is_open = used.open.contains(&place.id);
+            // If in doubt, yes: compressing what somebody has open frees nothing and takes more.
+            file.is_open = !used.is_complete || used.open.contains(&place.id);
             file.is_written = used.written.contains(&place.id);
             let failed = self.incompressible.get(&(place.id, place.len));
             file.is_incompressible = failed.is_some_and(|at| at.elapsed() < AGAIN);
@@ -151,13 +162,17 @@ impl Worker {
     fn step(&mut self, step: Step, place: &Place, room: &Room, passed: &mut Passed) -> bool {
         let path = place.path();
         let now = self.clock.now();
+        // Reading hundreds of megabytes of each file would take longer than a writer to fill what is left.
+        let most = if room.is_nearly_full() { SAMPLE } else { MOST };
         let result = match step {
             Step::Compress(_) => self.compress(place, room).map(|saved| {
                 self.ledger.compressed(saved);
                 tracing::warn!(path = %path.display(), saved, "compressed: the disk is low");
             }),
-            Step::Delete(_) => delete(place, &self.ledger, now).map(|loss| tell(&loss, "deleted")),
-            Step::Truncate(_) => truncate(place, &self.ledger, now).map(|loss| tell(&loss, "truncated")),
+            Step::Delete(_) => delete(place, &self.ledger, now, most).map(|loss| tell(&loss, "deleted")),
+            Step::Truncate(_) => {
+                truncate(place, &self.ledger, now, most).map(|loss| tell(&loss, "truncated"))
+            }
         };
         match result {
             Ok(()) => return true,

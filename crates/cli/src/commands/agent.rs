@@ -61,6 +61,9 @@ async fn run(args: &AgentArgs, path: &Path, config: Config) -> Result<(), Failur
     if args.once {
         return once(&config).await;
     }
+    for warning in pikepole_agent::disk_guard_warnings(&config) {
+        tracing::warn!(warning);
+    }
     let stop = stop::requested();
     let listener: Option<TcpListener> = config.agent.status.map(bind).transpose()?;
     if let Some(listener) = &listener {
@@ -77,6 +80,9 @@ fn check(path: &Path, config: &Config) -> Result<(), Failure> {
     mistakes.extend(pikepole_agent::check_log_path(config));
     if !mistakes.is_empty() {
         return Err(Failure::WrongUse(mistakes.join("\n")));
+    }
+    for warning in pikepole_agent::disk_guard_warnings(config) {
+        crate::complain(&format!("warning: {warning}"));
     }
     let carries = if config.log_path.is_some() { ", carries logs" } else { "" };
     print(&format!("{}: good, renders {} files{carries}\n", path.display(), config.renders.len()))

@@ -12,21 +12,22 @@ use tokio::process::{Child, Command};
 use super::harness::{Directory, Ended, Place, ended, exit_code, get, pikepole, signal, within};
 
 /// A folder with an agent's configuration, its state and its outputs.
-struct Proxy {
+pub(super) struct Proxy {
     folder: TempDir,
 }
 
 /// What is written into `[[render]]` beyond the template and the output.
-const PLAIN: &str = "reload = [\"sh\", \"-c\", \"echo reload >> log\"]\nspacing = \"0\"\nquiet = \"0\"\n";
+pub(super) const PLAIN: &str =
+    "reload = [\"sh\", \"-c\", \"echo reload >> log\"]\nspacing = \"0\"\nquiet = \"0\"\n";
 
 impl Proxy {
-    fn new(urls: &[&str], render: &str) -> Self {
+    pub(super) fn new(urls: &[&str], render: &str) -> Self {
         let proxy = Self { folder: TempDir::new().unwrap() };
         proxy.configure(urls, render);
         proxy
     }
 
-    fn configure(&self, urls: &[&str], render: &str) {
+    pub(super) fn configure(&self, urls: &[&str], render: &str) {
         let text = format!(
             "[directory]\nurls = {urls:?}\nfleet = \"f1\"\n[agent]\nid = \"proxy-1\"\nstate = {:?}\n\
              status = \"127.0.0.1:0\"\n[[render]]\ntemplate = \"builtin:hosts-json\"\noutput = {:?}\n{render}",
@@ -36,11 +37,11 @@ impl Proxy {
         std::fs::write(self.path("agent.toml"), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(super) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
@@ -48,45 +49,53 @@ impl Proxy {
         self.read("log").lines().count()
     }
 
-    fn command(&self, flags: &[&str]) -> Command {
+    pub(super) fn command(&self, flags: &[&str]) -> Command {
         let mut command = pikepole(&["agent", "-c", self.path("agent.toml").to_str().unwrap()]);
         command.args(flags).current_dir(self.folder.path());
         command
     }
 
-    async fn run(&self, flags: &[&str]) -> Ended {
+    pub(super) async fn run(&self, flags: &[&str]) -> Ended {
         ended(self.command(flags)).await
     }
 
     async fn start(&self) -> Agent {
-        let mut child = self.command(&[]).spawn().unwrap();
+        Agent::of(self.command(&[]).spawn().unwrap()).await
+    }
+}
+
+pub(super) struct Agent {
+    pub(super) child: Child,
+    pub(super) status: SocketAddr,
+}
+
+impl Agent {
+    /// Waits until it says where its status is.
+    pub(super) async fn of(mut child: Child) -> Self {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let status = loop {
             let line = within("the agent's log", lines.next_line()).await.unwrap();
             let line = line.expect("the agent did not start");
-            let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let Ok(entry) = serde_json::from_str::<serde_json::Value>(&line) else { panic!("{line}") };
             if entry["message"] == "agent's status" {
                 break entry["listen"].as_str().unwrap().parse().unwrap();
             }
         };
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Agent { child, status }
+        Self { child, status }
     }
-}
 
-struct Agent {
-    child: Child,
-    status: SocketAddr,
-}
-
-impl Agent {
     async fn status(&self) -> serde_json::Value {
         let answer = get(self.status, "/status", || ()).await.unwrap().expect("no status");
         serde_json::from_str(&answer.body).unwrap()
     }
 
     /// Asks until the status is as wanted.
-    async fn until(&self, what: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    pub(super) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
         let mut last = serde_json::Value::Null;
         let asked = async {
             loop {
@@ -103,26 +112,26 @@ impl Agent {
         last
     }
 
-    async fn settled(&self) -> serde_json::Value {
+    pub(super) async fn settled(&self) -> serde_json::Value {
         self.until("what is known to be applied", |s| {
             !s["applied"].is_null() && s["applied"] == s["roster"]["revision"]
         })
         .await
     }
 
-    async fn trouble(&self, alert: &str) -> serde_json::Value {
+    pub(super) async fn trouble(&self, alert: &str) -> serde_json::Value {
         self.until(alert, |s| s["trouble"].as_array().unwrap().iter().any(|t| t["alert"] == alert)).await
     }
 
-    async fn stops(mut self) {
+    pub(super) async fn stops(mut self) {
         signal(&self.child, Signal::TERM);
         assert_eq!(exit_code(&mut self.child).await, Some(0));
     }
 }
 
-const TWO: &str = "[\"10.0.0.1:5044\", \"10.0.0.2:5044\"]\n";
+pub(super) const TWO: &str = "[\"10.0.0.1:5044\", \"10.0.0.2:5044\"]\n";
 
-async fn stop(mut directory: Directory) {
+pub(super) async fn stop(mut directory: Directory) {
     signal(&directory.child, Signal::TERM);
     directory.ends().await;
 }

@@ -1,33 +1,11 @@
-//! What needs another file system, or another user: the test runs itself again in a mount namespace of its
-//! own, or as nobody. Without root there is neither; then what is injected elsewhere has to do.
+//! What needs another file system, or other rights than root's.
 
 use super::*;
 use crate::guard::place::Failure;
+use crate::inside::{self, AS_IN_THE_UNIT, limited};
 
-const INSIDE: &str = "PIKEPOLE_TEST_INSIDE";
-
-/// Runs the test of this name again, after `setup`, with a folder of its own; false: this is that run.
 fn run_inside(name: &str, setup: &str) -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os(INSIDE) {
-        return Some(folder.into());
-    }
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let folder = TempDir::new().unwrap();
-    let script = format!("set -e; cd \"$1\"; {setup}; shift; exec \"$@\"");
-    let test = std::env::current_exe().unwrap();
-    let output = Command::new("unshare")
-        .args(["-m", "sh", "-c", &script, "sh"])
-        .arg(folder.path())
-        .arg(test)
-        .args(["--exact", &format!("guard::tests::disks::{name}"), "--nocapture"])
-        .env(INSIDE, folder.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    None
+    inside::run_inside(&format!("guard::tests::disks::{name}"), setup)
 }
 
 /// The world of a test that runs inside: its logs are where the file system is.
@@ -100,12 +78,60 @@ fn what_is_not_permitted_is_an_error_and_no_loss() {
     let name = "what_is_not_permitted_is_an_error_and_no_loss";
     // A folder of root's, with a file that nobody may read but not delete.
     let setup = "mkdir logs; head -c 70000 /dev/zero > logs/access.log.1; touch -d @1700000000 logs/access.log.1; \
-                 chmod 755 . logs; shift; set -- x setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
-    let Some(folder) = run_inside(name, setup) else { return };
+                 chmod 755 . logs";
+    let setup = limited(setup, "setpriv --reuid 65534 --regid 65534 --clear-groups");
+    let Some(folder) = run_inside(name, &setup) else { return };
     let world = world_in(folder.join("logs"));
     let mut worker = world.worker("delete_oldest_rotated", "", 400 * KB);
+    worker.in_use = in_use::in_use;
     let passed = world.pass(&mut worker);
     assert!(!passed.has_done && passed.errors.iter().any(|e| e.contains("ermission denied")), "{passed:?}");
     assert!(!passed.knows_writers, "nobody may not ask every process");
     assert_eq!((worker.ledger.totals().deleted, world.names().len()), (Given::default(), 1));
+}
+
+#[test]
+fn a_file_that_is_open_in_a_process_that_may_not_be_asked_is_not_compressed() {
+    let name = "a_file_that_is_open_in_a_process_that_may_not_be_asked_is_not_compressed";
+    // Whoever has it open has all of root's rights, and the test has not.
+    let setup = "head -c 300000 /dev/zero > access.log.1; touch -d @1700000000 access.log.1; mkfifo ready end; \
+                 (exec 3<access.log.1; echo > ready; : < end) & read -r line < ready || :";
+    let Some(folder) = run_inside(name, &limited(setup, AS_IN_THE_UNIT)) else { return };
+    let world = world_in(folder.clone());
+    let mut worker = world.worker("compress_rotated", "", 900 * KB);
+    worker.in_use = in_use::in_use;
+    let (start, passed) = (worker.tidy(), world.pass(&mut worker));
+    drop(OpenOptions::new().write(true).open(folder.join("end")).unwrap());
+    assert!(!start.knows_writers && !passed.knows_writers, "{passed:?}");
+    assert!(!passed.has_done && passed.errors.is_empty(), "{passed:?}");
+    assert!(folder.join("access.log.1").exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_can_do_nothing_is_told_while_the_disk_has_room() {
+    let name = "a_policy_that_can_do_nothing_is_told_while_the_disk_has_room";
+    // As the unit has it: everything is read-only, and processes with more rights may not be asked.
+    let setup =
+        "mount -t tmpfs -o size=8m none . && cd \"$PWD\"; mount -o remount,ro .; chmod 700 \"$1\" || :";
+    let Some(folder) = run_inside(name, &limited(setup, AS_IN_THE_UNIT)) else { return };
+    let world = world_in(folder);
+    for (policy, words) in [
+        ("alert", &[][..]),
+        ("compress_rotated", &["CAP_SYS_PTRACE", "ReadWritePaths="][..]),
+        ("delete_oldest_rotated", &["ReadWritePaths="][..]),
+    ] {
+        let (sender, mut reports) = watch::channel(None);
+        let config = world.config(policy, "");
+        let clock = Clock::from_fn(|| Timestamp::from_millis(NOW));
+        let guard = tokio::spawn(watch(config, world.state.records(), system_probe(), clock, sender));
+        let told = |r: &Report| {
+            let detail: Vec<_> = r.troubles.iter().map(|(_, _, detail)| detail.clone()).collect();
+            let is_told = |word: &&str| detail.iter().any(|d| d.contains(word));
+            r.status.disks.len() == 1 && detail.len() == words.len() && words.iter().all(is_told)
+        };
+        let found = reports.wait_for(|report| report.as_ref().is_some_and(told));
+        let is_told = tokio::time::timeout(Duration::from_secs(60), found).await.is_ok();
+        assert!(is_told, "{policy}: {:?}", reports.borrow());
+        guard.abort();
+    }
 }

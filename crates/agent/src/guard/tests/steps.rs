@@ -97,6 +97,8 @@ fn what_is_protected_linked_live_fresh_or_special_stays() {
     let hard = world.file("hard.log.1", 900, &log(64));
     fs::hard_link(&hard, outside.path().join("other-name")).unwrap();
     world.file("audit.log.1", 900, &log(64));
+    world.file("audit.log.2.gz", 900, &log(64));
+    world.file("exact.log.1.gz", 900, &log(64));
     world.file("legal/access.log.1", 900, &log(64));
     world.file("fresh.log.1", SETTLE - 1, &log(64));
     world.file("live.log", 900, &log(64));
@@ -107,7 +109,11 @@ fn what_is_protected_linked_live_fresh_or_special_stays() {
     set_age(&written, 900);
     world.file("gone.log.1", 900, &log(64));
     let before = world.names();
-    let mut worker = world.worker("delete_oldest_rotated", "protect = [\"audit*\", \"**/legal\"]\n", 0);
+    let mut worker = world.worker(
+        "delete_oldest_rotated",
+        "protect = [\"audit*\", \"exact.log.[0-9]\", \"**/legal\"]\n",
+        0,
+    );
     assert!(world.pass(&mut worker).errors.is_empty());
     let after: Vec<String> = before.into_iter().filter(|name| name != "gone.log.1").collect();
     assert_eq!(world.names(), after);
@@ -195,7 +201,10 @@ fn a_file_that_vanished_was_replaced_or_has_grown_is_left_alone() {
             _ => OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap(),
         }
         let before = fs::read(&path).ok();
-        assert!(matches!(give_up::delete(&place, &worker.ledger, now), Err(Failure::Gone)), "{name}");
+        assert!(
+            matches!(give_up::delete(&place, &worker.ledger, now, u64::MAX), Err(Failure::Gone)),
+            "{name}"
+        );
         let result = compress::compress(&place, u64::MAX, &|| true);
         assert!(matches!(result, Err(Failure::Gone)), "{name}: {result:?}");
         assert_eq!(fs::read(&path).ok(), before, "{name}");
@@ -218,10 +227,62 @@ fn a_live_file_that_was_replaced_or_got_a_second_name_is_not_emptied() {
         } else {
             fs::hard_link(&path, world.logs.join("second")).unwrap();
         }
-        assert!(matches!(give_up::truncate(&place, &worker.ledger, now), Err(Failure::Gone)), "{name}");
+        assert!(
+            matches!(give_up::truncate(&place, &worker.ledger, now, u64::MAX), Err(Failure::Gone)),
+            "{name}"
+        );
         assert!(fs::metadata(&path).unwrap().len() > 0, "{name}");
     }
     assert_eq!(worker.ledger.totals(), Totals::default());
+}
+
+#[test]
+fn what_a_writer_adds_while_the_loss_is_written_down_is_counted() {
+    let world = World::new();
+    let worker = world.worker("truncate", "", 0);
+    let path = world.file("access.log", 0, &[log(64), b"begun".to_vec()].concat());
+    let place = found(&world, &worker, "access.log");
+    let mut live = give_up::Live::count(&place, u64::MAX).unwrap();
+    assert_eq!((live.loss().bytes, live.loss().lines), (64 * KB + 5, 64 * 16 + 1));
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b" and ended\none more\n").unwrap();
+    let loss = live.empty().unwrap();
+    assert_eq!((loss.bytes, loss.lines, loss.is_estimated), (64 * KB + 25, 64 * 16 + 2, false));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    // What is not counted is said to be an estimate, and its bytes are exact all the same.
+    fs::write(&path, log(64)).unwrap();
+    let place = found(&world, &worker, "access.log");
+    let mut live = give_up::Live::count(&place, 32 * KB).unwrap();
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(&log(64)).unwrap();
+    let loss = live.empty().unwrap();
+    assert_eq!((loss.bytes, loss.lines, loss.is_estimated), (128 * KB, 128 * 16, true));
+}
+
+#[test]
+fn a_rotated_file_that_is_written_while_its_loss_is_written_down_stays() {
+    let world = World::new();
+    let worker = world.worker("delete_oldest_rotated", "", 0);
+    let path = world.file("access.log.1", 900, &log(64));
+    let place = found(&world, &worker, "access.log.1");
+    let rotated = give_up::Rotated::count(&place, u64::MAX).unwrap();
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more\n").unwrap();
+    assert!(matches!(rotated.delete(), Err(Failure::Gone)));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 64 * KB + 5);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_is_not_kept_waiting_by_the_count() {
+    let world = World::new();
+    let long = "a line of 16 b.\n".repeat(1 << 20); // twice what is read then
+    for (name, free, is_estimated) in [("access.log.1", 900 * KB, false), ("access.log.2", 100 * KB, true)] {
+        world.file(name, 900, long.as_bytes());
+        let mut worker = world.worker("delete_oldest_rotated", "", free);
+        worker.in_use = |_| in_use::InUse::default(); // so that nothing is compressed
+        let before = worker.ledger.totals().deleted;
+        world.pass(&mut worker);
+        let after = worker.ledger.totals().deleted;
+        assert_eq!((after.files - before.files, after.lines - before.lines), (1, 1 << 20), "{name}");
+        assert_eq!(after.estimated - before.estimated, u64::from(is_estimated), "{name}");
+    }
 }
 
 #[test]
@@ -293,6 +354,15 @@ fn a_loss_is_counted_though_the_agent_was_killed_and_only_if_it_happened() {
     let counted = Given { files: 1, bytes: 64 * KB, lines: 1024, estimated: 0 };
     assert_eq!(Ledger::open(world.state.records(), now).totals().deleted, counted);
     assert_eq!(Ledger::open(world.state.records(), now).totals().deleted, counted, "once");
+    // Killed when it was done and that was not written down yet.
+    let path = world.file("access.log.2", 900, &log(64));
+    let loss = ledger::Loss { inode: fs::metadata(&path).unwrap().ino(), path: path.clone(), ..loss };
+    let ledger = Ledger::open(world.state.records(), now);
+    ledger.intend(&loss);
+    fs::remove_file(&path).unwrap();
+    ledger.done(loss, now);
+    let twice = Ledger::open(world.state.records(), now).totals().deleted;
+    assert_eq!((twice.files, twice), (2, ledger.totals().deleted));
 }
 
 #[test]
