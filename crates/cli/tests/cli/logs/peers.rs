@@ -194,7 +194,7 @@ async fn with_an_authority_for_clients_everybody_shows_who_he_is() {
         ..trust.clone()
     };
     let shipper = Shipper::with(world.relay, &ledger, Load::default(), Some(&known));
-    agent.trouble("no_collector").await;
+    agent.trouble("collector_failing").await;
     agent.until("acks", |s| s["log_path"]["relay"]["acked_events"].as_u64() > Some(200)).await;
     assert_eq!(ledger.counts().received, 0);
     agent.stop().await;
