@@ -10,8 +10,8 @@
 //!
 //! Not the spool: nothing reads it back.
 //!
-//! Invariants: [`DeadLetters::keep`] returns when the letters are on the disk. The two files are bounded;
-//! what has to make room is counted.
+//! Invariants: [`DeadLetters::keep`] returns when the letters are on the disk. What a full disk took half of is cut
+//! off again. The two files are bounded; what has to make room is counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
@@ -26,6 +26,7 @@ use base64::engine::general_purpose::STANDARD;
 use pikepole_api::time::Rfc3339;
 use pikepole_fleet::Timestamp;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
@@ -59,6 +60,8 @@ struct Shared {
     folder: PathBuf,
     max_file: u64,
     open: Mutex<Option<Open>>,
+    /// Who writes. The others wait where they can be dropped with their letters, not on threads.
+    turn: Arc<Semaphore>,
     kept: AtomicU64,
     given_up: AtomicU64,
 }
@@ -87,8 +90,8 @@ impl DeadLetters {
     }
 
     fn with_limit(folder: &Path, max_file: u64) -> Self {
-        let (kept, given_up) = (AtomicU64::new(0), AtomicU64::new(0));
-        let shared = Shared { folder: folder.into(), max_file, open: Mutex::new(None), kept, given_up };
+        let (kept, given_up, turn) = (AtomicU64::new(0), AtomicU64::new(0), Arc::new(Semaphore::new(1)));
+        let shared = Shared { folder: folder.into(), max_file, open: Mutex::new(None), turn, kept, given_up };
         Self { shared: Arc::new(shared) }
     }
 
@@ -125,9 +128,7 @@ impl DeadLetters {
         // A thread that panicked in here has at worst left half a line, which the next start ends.
         let mut open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
         let result = self.append(&mut open, &text);
-        if result.is_err() {
-            *open = None; // half a line may stand there: opening ends it
-        } else {
+        if result.is_ok() {
             self.shared.kept.fetch_add(letters.len() as u64, Ordering::Relaxed);
         }
         result
@@ -138,7 +139,8 @@ impl DeadLetters {
         let letters = Arc::new(letters);
         loop {
             let (this, at, some) = (self.clone(), clock.now(), Arc::clone(&letters));
-            match tokio::task::spawn_blocking(move || this.keep(&some, at)).await {
+            let Ok(turn) = Arc::clone(&self.shared.turn).acquire_owned().await else { return false };
+            match tokio::task::spawn_blocking(move || (this.keep(&some, at), turn).0).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(error)) => {
                     tracing::error!(%error, "dead letters cannot be kept; tried again");
@@ -165,9 +167,7 @@ impl DeadLetters {
             }
             current = Open::at(&path)?;
         }
-        current.file.write_all(text)?;
-        current.file.sync_data()?;
-        current.len += text.len() as u64;
+        current.extend(text, write_and_sync)?;
         *open = Some(current);
         Ok(())
     }
@@ -194,6 +194,27 @@ impl Open {
         }
         Ok(Self { file, len })
     }
+
+    /// Adds all of it or nothing. After an error the file has to be opened anew.
+    fn extend(
+        &mut self,
+        text: &[u8],
+        write: impl FnOnce(&mut File, &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if let Err(error) = write(&mut self.file, text) {
+            // Left there, half a batch would grow with each try, and real letters would make room for it. If it
+            // cannot be cut off, opening ends the half line.
+            self.file.set_len(self.len).ok();
+            return Err(error);
+        }
+        self.len += text.len() as u64;
+        Ok(())
+    }
+}
+
+fn write_and_sync(file: &mut File, text: &[u8]) -> io::Result<()> {
+    file.write_all(text)?;
+    file.sync_data()
 }
 
 fn lines(file: File) -> io::Result<u64> {
@@ -252,6 +273,25 @@ mod tests {
         let counts = [NAME, OLDER].map(|name| read(folder.path(), name).len() as u64);
         assert_eq!(counts.iter().sum::<u64>() + letters.given_up(), letters.kept());
         assert!(letters.given_up() > 0 && counts.iter().all(|count| *count > 0), "{counts:?}");
+    }
+
+    #[test]
+    fn what_a_full_disk_took_half_of_does_not_stay_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let mut open = Open::at(&path).unwrap();
+        open.extend(b"first\n", write_and_sync).unwrap();
+        for _ in 0..3 {
+            let full = |file: &mut File, text: &[u8]| {
+                file.write_all(&text[..7])?;
+                Err(io::ErrorKind::StorageFull.into())
+            };
+            open.extend(b"a line that does not fit\n", full).unwrap_err();
+            assert_eq!(std::fs::read(&path).unwrap(), b"first\n");
+            open = Open::at(&path).unwrap();
+        }
+        open.extend(b"second\n", write_and_sync).unwrap();
+        assert_eq!((std::fs::read(&path).unwrap(), open.len), (b"first\nsecond\n".to_vec(), 13));
     }
 
     #[test]

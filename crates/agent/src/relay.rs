@@ -4,17 +4,20 @@
 //!
 //! Invariants: a unit is called safe when all its events are durable, in the spool or among the dead letters.
 //! An event that is no JSON object never blocks those around it. Whole windows go on as they came, still
-//! compressed, unless an event of them cannot.
+//! compressed, unless an event of them cannot. What is not in the queue when its client goes is forgotten: it
+//! comes again. What is kept longer takes its memory along.
 
 mod check;
 mod unit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pikepole_lumberjack::server::{Connection, End, Handler, Options, Tls, TlsConfig, TlsError, Verdict};
+use pikepole_lumberjack::server::{
+    Connection, End, Handler, Options, Room, Tls, TlsConfig, TlsError, Verdict,
+};
 use pikepole_lumberjack::{Event, Limits, Sink, WindowEnd};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -44,7 +47,7 @@ pub struct RelayStatus {
     pub bytes: u64,
     /// Windows that came whole.
     pub windows: u64,
-    /// Events that were durable when their window was acked.
+    /// Events that went into the spool and whose window was acked.
     pub acked_events: u64,
     /// Events among the dead letters.
     pub dead_lettered: u64,
@@ -116,16 +119,27 @@ impl Relay {
         }
     }
 
-    /// Stores the units of one connection, in their order, until it ends or the agent stops.
+    /// Stores the units of one connection until it ends or the agent stops.
     async fn store(
         self: Arc<Self>,
-        mut units: mpsc::UnboundedReceiver<(u64, Unit)>,
+        units: mpsc::UnboundedReceiver<Handed>,
         verdicts: mpsc::UnboundedSender<Verdict>,
     ) {
-        while let Some((number, unit)) = units.recv().await {
-            let good = unit.events() - unit.letters();
-            let sent = self.send(unit).await;
-            let (relay, verdicts) = (Arc::clone(&self), verdicts.clone());
+        tokio::select! {
+            // Wherever it was: the client sends again what is not in the queue. Stored later, it would be there twice.
+            () = verdicts.closed() => {}
+            () = self.store_in_order(units, &verdicts) => {}
+        }
+    }
+
+    async fn store_in_order(
+        &self,
+        mut units: mpsc::UnboundedReceiver<Handed>,
+        verdicts: &mpsc::UnboundedSender<Verdict>,
+    ) {
+        while let Some(Handed { number, unit, room }) = units.recv().await {
+            let sent = self.send(unit, room.clone()).await;
+            let verdicts = verdicts.clone();
             // Others may be sent while this one becomes durable.
             tokio::spawn(async move {
                 let is_safe = match sent {
@@ -133,7 +147,7 @@ impl Relay {
                     Ok(None) => true,
                     Err(Stopped) => false,
                 };
-                relay.counts.acked.fetch_add(if is_safe { good } else { 0 }, Ordering::Relaxed);
+                drop(room);
                 let verdict = if is_safe { Verdict::Safe(number) } else { Verdict::Close };
                 // Nobody waits for it any longer if the connection ended: its client sends again.
                 verdicts.send(verdict).ok();
@@ -142,7 +156,7 @@ impl Relay {
     }
 
     /// Buries what cannot go on and hands the rest to the queue; `None`: there is no rest.
-    async fn send(&self, unit: Unit) -> Result<Option<Receipt>, Stopped> {
+    async fn send(&self, unit: Unit, room: Option<Room>) -> Result<Option<Receipt>, Stopped> {
         if unit.letters() > 0 {
             self.bury(&unit).await?;
         }
@@ -150,7 +164,9 @@ impl Relay {
         let block = match unit.needs_encoding() {
             false => unit.into_block(level, at),
             true => {
-                tokio::task::spawn_blocking(move || unit.into_block(level, at)).await.map_err(|_| Stopped)?
+                // It is encoded to its end, whoever waits for it.
+                let encoding = move || (unit.into_block(level, at), room).0;
+                tokio::task::spawn_blocking(encoding).await.map_err(|_| Stopped)?
             }
         };
         match block {
@@ -187,7 +203,17 @@ impl Handler for Shippers {
         let (units, stored) = mpsc::unbounded_channel();
         let (verdicts, safe) = mpsc::unbounded_channel();
         tokio::spawn(Arc::clone(&self.0).store(stored, verdicts));
-        Shipper { relay: Arc::clone(&self.0), unit: Unit::new(peer), units, safe }
+        let (relay, unit, room) = (Arc::clone(&self.0), Unit::new(peer), None);
+        Shipper {
+            relay,
+            unit,
+            room,
+            parts: Parts::default(),
+            not_acked: VecDeque::new(),
+            acked: 0,
+            units,
+            safe,
+        }
     }
 
     fn ended(&self, _: SocketAddr, end: &End) {
@@ -201,8 +227,29 @@ pub(crate) struct Shipper {
     relay: Arc<Relay>,
     /// What came of the unit that is not complete.
     unit: Unit,
-    units: mpsc::UnboundedSender<(u64, Unit)>,
+    /// The memory of the one that is next.
+    room: Option<Room>,
+    /// What came of the window in units before this one.
+    parts: Parts,
+    /// Of each unit whose window is not acked, how many events go on.
+    not_acked: VecDeque<u64>,
+    /// Units before those.
+    acked: u64,
+    units: mpsc::UnboundedSender<Handed>,
     safe: mpsc::UnboundedReceiver<Verdict>,
+}
+
+/// A unit on its way.
+struct Handed {
+    number: u64,
+    unit: Unit,
+    room: Option<Room>,
+}
+
+#[derive(Default)]
+struct Parts {
+    events: u64,
+    bytes: u64,
 }
 
 impl Drop for Shipper {
@@ -218,18 +265,36 @@ impl Sink for Shipper {
 
     fn window(&mut self, end: WindowEnd) {
         let number = end.number;
-        let counts = &self.relay.counts;
-        counts.events.fetch_add(u64::from(end.events), Ordering::Relaxed);
-        counts.bytes.fetch_add(end.event_bytes, Ordering::Relaxed);
-        counts.windows.fetch_add(u64::from(end.last), Ordering::Relaxed);
+        self.parts.events += u64::from(end.events);
+        self.parts.bytes += end.event_bytes;
+        if end.last {
+            let (counts, whole) = (&self.relay.counts, std::mem::take(&mut self.parts));
+            counts.events.fetch_add(whole.events, Ordering::Relaxed);
+            counts.bytes.fetch_add(whole.bytes, Ordering::Relaxed);
+            counts.windows.fetch_add(1, Ordering::Relaxed);
+        }
+        let (unit, room) = (self.unit.finish(end), self.room.take());
+        self.not_acked.push_back(unit.events() - unit.letters());
         // Taken for as long as the connection lives.
-        self.units.send((number, self.unit.finish(end))).ok();
+        self.units.send(Handed { number, unit, room }).ok();
     }
 }
 
 impl Connection for Shipper {
     async fn verdict(&mut self) -> Verdict {
         self.safe.recv().await.unwrap_or(Verdict::Close)
+    }
+
+    fn room(&mut self, room: Room) {
+        self.room = Some(room);
+    }
+
+    fn acked(&mut self, units: u64) {
+        while self.acked < units {
+            let events = self.not_acked.pop_front().unwrap_or_default();
+            self.relay.counts.acked.fetch_add(events, Ordering::Relaxed);
+            self.acked += 1;
+        }
     }
 }
 

@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use pikepole_lumberjack::Limits;
 use pikepole_lumberjack::encode::{EncodedWindow, EventReader, WindowEncoder};
 use pikepole_spool::Block;
 
@@ -30,8 +29,7 @@ impl Wire {
     /// With zlib's level, 0 to 9. At 0 nothing goes out compressed.
     pub(crate) fn new(level: u32) -> Self {
         // What is in the spool was accepted once; a limit that changed since must not strand it.
-        let limits = Limits { event: usize::MAX, inflated: u64::MAX, dense: u32::MAX, ..Limits::default() };
-        Self { level, reader: EventReader::new(limits), encoder: WindowEncoder::new() }
+        Self { level, reader: EventReader::new(usize::MAX), encoder: WindowEncoder::new() }
     }
 
     /// Every event of a block, in order.
@@ -85,7 +83,7 @@ impl Encode for Wire {
 
 #[cfg(test)]
 mod tests {
-    use pikepole_lumberjack::encode;
+    use pikepole_lumberjack::{Limits, encode};
     use pikepole_spool::Seq;
 
     use super::*;

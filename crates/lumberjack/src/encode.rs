@@ -211,7 +211,7 @@ pub fn events(
     limits: &Limits,
     each: &mut impl FnMut(&[u8]),
 ) -> Result<(), Refused> {
-    EventReader::new(limits.clone()).read(body, compressed, each)
+    EventReader::new(limits.event).read(body, compressed, each)
 }
 
 /// Does what [`events`] does, again and again with the same buffers.
@@ -222,8 +222,9 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// A reader that has no buffers yet.
-    pub fn new(limits: Limits) -> Self {
+    /// A reader that has no buffers yet. No event may have more bytes than this.
+    pub fn new(max_event: usize) -> Self {
+        let limits = Limits { event: max_event, ..Limits::default() };
         Self { limits, inflater: Inflater::default() }
     }
 

@@ -26,7 +26,7 @@ pub enum Version {
 }
 
 impl Version {
-    fn read(byte: u8) -> Result<Self, Refused> {
+    pub(crate) fn read(byte: u8) -> Result<Self, Refused> {
         match byte {
             b'1' => Ok(Self::V1),
             b'2' => Ok(Self::V2),
@@ -159,8 +159,8 @@ pub(crate) fn parse<'a>(
         (Payload::Json(json), end)
     } else {
         match pairs(bytes, second, scan, limits)? {
-            Ok(end) => (Payload::Pairs(Pairs(&bytes[EVENT_HEAD..end])), end),
-            Err(needed) => return Ok(Parsed::Need(needed)),
+            Extent::Ends(end) => (Payload::Pairs(Pairs(&bytes[EVENT_HEAD..end])), end),
+            Extent::Need(needed) => return Ok(Parsed::Need(needed)),
         }
     };
     Ok(Parsed::Frame(Frame::Event(Event { seq: first, payload }), end))
@@ -188,13 +188,15 @@ fn check_event(size: u64, limits: &Limits) -> Result<usize, Refused> {
     within.ok_or(Refused::EventTooLarge { size, limit: limits.event })
 }
 
-/// The end of the data frame, or how many bytes are needed to look further.
-fn pairs(
-    bytes: &[u8],
-    pairs: u32,
-    scan: &mut Scan,
-    limits: &Limits,
-) -> Result<Result<usize, usize>, Refused> {
+/// How far a data frame goes.
+enum Extent {
+    /// All of it is there; it ends here.
+    Ends(usize),
+    /// At least so many bytes are needed to look further.
+    Need(usize),
+}
+
+fn pairs(bytes: &[u8], pairs: u32, scan: &mut Scan, limits: &Limits) -> Result<Extent, Refused> {
     if scan.at == 0 {
         if pairs > limits.v1_pairs {
             return Err(Refused::TooManyPairs { pairs, limit: limits.v1_pairs });
@@ -202,16 +204,16 @@ fn pairs(
         *scan = Scan { texts_left: pairs.saturating_mul(2), at: EVENT_HEAD };
     }
     while scan.texts_left > 0 {
-        let Some(length) = integer(bytes, scan.at) else { return Ok(Err(scan.at + 4)) };
+        let Some(length) = integer(bytes, scan.at) else { return Ok(Extent::Need(scan.at + 4)) };
         let size = (scan.at + 4 - EVENT_HEAD) as u64 + u64::from(length);
         let end = EVENT_HEAD + check_event(size, limits)?;
         if bytes.len() < end {
-            return Ok(Err(end));
+            return Ok(Extent::Need(end));
         }
         scan.at = end;
         scan.texts_left -= 1;
     }
-    Ok(Ok(std::mem::take(scan).at))
+    Ok(Extent::Ends(std::mem::take(scan).at))
 }
 
 fn integer(bytes: &[u8], at: usize) -> Option<u32> {

@@ -58,6 +58,9 @@ const MIB: usize = 1024 * 1024;
 /// Inflated bytes of a window before its ratio means anything: short runs of one byte are legitimate.
 pub(crate) const RATIO_FROM: u64 = MIB as u64;
 
+/// Compressed bytes in a row that may inflate to nothing. A compressor has a reason for a few at a time.
+pub(crate) const BARREN: u64 = 64 * 1024;
+
 /// Where the buffer of an inflater begins. Every call copies 32 KiB for zlib's window, so not much smaller;
 /// every connection that compresses has one, so not larger.
 pub(crate) const INFLATE_BUFFER: usize = 128 * 1024;

@@ -74,8 +74,20 @@ impl fmt::Debug for Receiver {
 struct Progress {
     since: Duration,
     bytes: usize,
+    /// We do not take what came.
     paused: bool,
+    /// The time was up, and so long what came meanwhile may still be taken.
+    last_look: Option<Duration>,
 }
+
+impl Progress {
+    fn begin(&mut self, now: Duration) {
+        (self.since, self.bytes, self.last_look) = (now, 0, None);
+    }
+}
+
+/// We may have been stopped ourselves, with the client's bytes in the kernel: nobody is judged by the first look.
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 impl Receiver {
     /// A receiver for a connection that begins now.
@@ -104,7 +116,7 @@ impl Receiver {
         let result = self.take(bytes, now, sink);
         let began = was_at_boundary || windows != self.acks.windows();
         if began || self.progress.bytes >= self.limits.progress.0 {
-            (self.progress.since, self.progress.bytes) = (now, 0);
+            self.progress.begin(now);
         }
         self.refused = result.err();
         result
@@ -188,7 +200,10 @@ impl Receiver {
     fn frame(&mut self, frame: Frame<'_>, now: Duration, sink: &mut impl Sink) -> Result<(), Refused> {
         match frame {
             Frame::Window(version, 0) => self.acks.empty_window(version),
-            Frame::Window(version, events) => self.window = Some(Window::new(version, events)),
+            Frame::Window(version, events) => {
+                self.acks.begin(now);
+                self.window = Some(Window::new(version, events));
+            }
             Frame::Compressed(size) => {
                 let window = self.window.as_mut().expect("a compressed frame is refused outside of a window");
                 window.begin_compressed(size, &self.limits);
@@ -258,7 +273,10 @@ impl Receiver {
         if let Some(refused) = self.refused {
             return Err(refused);
         }
-        if self.deadline().is_some_and(|deadline| now >= deadline) {
+        let is_late = self.deadline().is_some_and(|deadline| now >= deadline);
+        if is_late && self.progress.last_look.is_none() {
+            self.progress.last_look = Some(now.saturating_add(LAST_LOOK));
+        } else if is_late {
             let (bytes, time) = self.limits.progress;
             let stalled = Refused::Stalled { bytes, seconds: time.as_secs() };
             self.refused = Some(stalled);
@@ -268,21 +286,35 @@ impl Receiver {
         Ok(())
     }
 
-    /// Nobody reads for now: what does not come is not the client's fault.
-    pub fn pause(&mut self) {
+    /// These bytes came next and are not taken for now. The client waits for us: it is told that we are alive, and
+    /// what does not come is not its fault.
+    pub fn pause(&mut self, untaken: &[u8], now: Duration) {
+        let version = self.window.as_ref().map(Window::version).unwrap_or_else(|| {
+            let first = self.torn.first().or_else(|| untaken.first());
+            first.and_then(|byte| Version::read(*byte).ok()).unwrap_or(Version::V2)
+        });
+        self.acks.wait(version, self.window.is_some(), now);
         self.progress.paused = true;
     }
 
-    /// Reading goes on.
+    /// What comes is taken.
     pub fn resume(&mut self, now: Duration) {
+        self.acks.go_on();
         if std::mem::take(&mut self.progress.paused) {
-            (self.progress.since, self.progress.bytes) = (now, 0);
+            self.progress.begin(now);
         }
+    }
+
+    /// The client sends no more: what it had begun will never be whole.
+    pub fn end(&mut self) {
+        (self.window, self.compressed_left) = (None, None);
+        (self.torn, self.inflater) = (Vec::new(), Inflater::default());
     }
 
     fn deadline(&self) -> Option<Duration> {
         let waits = !self.progress.paused && !self.is_at_boundary();
-        waits.then(|| self.progress.since.saturating_add(self.limits.progress.1))
+        let ends = || self.progress.since.saturating_add(self.limits.progress.1);
+        waits.then(|| self.progress.last_look.unwrap_or_else(ends))
     }
 
     /// Units that were handed over and not acked; parts of an incomplete window count until accepted.
@@ -295,9 +327,16 @@ impl Receiver {
         self.acks.held_bytes()
     }
 
-    /// Bytes of the events of the unit that is not complete yet.
+    /// Bytes that are kept for the unit that is not complete yet: of its events, of one that has come in part,
+    /// and of the stream they come in.
     pub fn open_bytes(&self) -> u64 {
-        self.window.as_ref().map_or(0, Window::unit_bytes)
+        let buffers = self.torn.len() + self.inflater.grown();
+        self.window.as_ref().map_or(0, Window::bytes) + buffers as u64
+    }
+
+    /// Units from the first one on whose windows are acked, once what is in [`output`](Self::output) is written.
+    pub fn acked(&self) -> u64 {
+        self.acks.acked()
     }
 
     /// Windows of the client that were complete, ever; empty ones are none.

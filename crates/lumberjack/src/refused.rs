@@ -52,6 +52,12 @@ pub enum Refused {
         /// Bytes they became.
         inflated: u64,
     },
+    /// A stream that goes on and on, and gives nothing.
+    #[error("{compressed} compressed bytes in a row inflate to nothing")]
+    Barren {
+        /// How many.
+        compressed: u64,
+    },
     /// A data frame above `Limits::v1_pairs`.
     #[error("a data frame has {pairs} pairs, and {limit} are allowed")]
     TooManyPairs {
@@ -115,6 +121,7 @@ impl Refused {
             Self::EventTooLarge { .. } => "event_too_large",
             Self::CompressedTooLarge { .. } => "compressed_too_large",
             Self::TooDense { .. } => "too_dense",
+            Self::Barren { .. } => "barren",
             Self::TooManyPairs { .. } => "too_many_pairs",
             Self::CorruptStream => "corrupt_stream",
             Self::UnfinishedStream => "unfinished_stream",

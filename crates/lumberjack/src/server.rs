@@ -6,6 +6,7 @@
 //! and what it sent is never dropped after it was acked.
 
 mod budget;
+#[cfg(feature = "collect")]
 pub mod collect;
 mod connection;
 
@@ -16,7 +17,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -31,6 +31,7 @@ use crate::refused::Refused;
 use crate::tls::{self, Renewed};
 pub use crate::tls::{ServerTls as TlsConfig, TlsError};
 use budget::Budget;
+pub use budget::Room;
 use connection::Run;
 
 /// What the server's owner does with events.
@@ -51,6 +52,13 @@ pub trait Connection: Sink + Send + 'static {
     /// What to tell the client next, as soon as there is something; asked for all the time while the connection
     /// is read. It must be cancel safe: dropped before it is ready, it must have lost nothing. `recv` of a channel is.
     fn verdict(&mut self) -> impl Future<Output = Verdict> + Send;
+
+    /// The memory of the unit that is handed over next. It is given back when the unit was called safe, or the
+    /// connection ended; whoever keeps the unit longer keeps this with it.
+    fn room(&mut self, _room: Room) {}
+
+    /// The first so many units are acked: the acks of their windows were written.
+    fn acked(&mut self, _units: u64) {}
 }
 
 /// What becomes of a connection's windows.
@@ -60,8 +68,9 @@ pub enum Verdict {
     Safe(u64),
     /// Nothing can be made safe any longer: the connection is closed, and the client tries elsewhere.
     Close,
-    /// These bytes are written as they are. For a server that misbehaves on purpose; the others need none.
-    Raw(Bytes),
+    /// These bytes are written as they are, for a server that misbehaves on purpose.
+    #[cfg(feature = "collect")]
+    Raw(bytes::Bytes),
 }
 
 /// Why a connection ended.
@@ -111,12 +120,13 @@ pub struct Options {
     pub inactivity: Duration,
     /// For an ack to be written: a client that reads none is left.
     pub write_timeout: Duration,
-    /// Units that a connection may have handed over and not acked before it is read no further. Beats send three
+    /// Units that a connection may have handed over and not acked before no more of it is taken. Beats send three
     /// windows before they wait for the first ack.
     pub in_flight: usize,
     /// Bytes of events in those units.
     pub connection_bytes: u64,
-    /// Bytes of events that all connections may have, complete or not, before they are read no further.
+    /// Bytes that all connections may have in units, complete or not, before no more of them is taken. A unit has
+    /// its bytes until its [`Room`] is given back, whatever became of its connection.
     pub total_bytes: u64,
     /// For the connections to end by themselves when the server stops.
     pub grace: Duration,
@@ -188,17 +198,7 @@ pub async fn serve<H: Handler>(
     let budget = Arc::new(Budget::new(total));
     let shared = Arc::new(Shared { handler, options, budget, stopping, log: RarelyLogged::default() });
     let mut connections = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            (place, stream, peer) = accept(&listener, &places) => {
-                connections.spawn(connect(stream, peer, Arc::clone(&shared), place));
-            }
-            Some(ended) = connections.join_next() => log_panic(ended),
-        }
-    }
-    drop(listener);
+    accept_until(listener, &places, &shared, &mut connections, shutdown).await;
     stop.send_replace(true);
     let all = async {
         while let Some(ended) = connections.join_next().await {
@@ -217,17 +217,43 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
+async fn accept_until<H: Handler>(
+    listener: TcpListener,
+    places: &Arc<Semaphore>,
+    shared: &Arc<Shared<H>>,
+    connections: &mut JoinSet<()>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let log = RarelyLogged::default();
+    let mut shutdown = std::pin::pin!(shutdown);
+    // It goes on while connections end: its pause is no shorter for that.
+    let mut next = std::pin::pin!(accept(&listener, places, &log));
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return,
+            (place, stream, peer) = &mut next => {
+                connections.spawn(connect(stream, peer, Arc::clone(shared), place));
+                next.set(accept(&listener, places, &log));
+            }
+            Some(ended) = connections.join_next() => log_panic(ended),
+        }
+    }
+}
+
 /// The next connection, once there is a place for it.
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
+    log: &RarelyLogged,
 ) -> (OwnedSemaphorePermit, TcpStream, SocketAddr) {
     let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => return (place, stream, peer),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(not_logged) = log.turn() {
+                    tracing::warn!(%error, not_logged, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -270,11 +296,11 @@ async fn handshake<H>(
     }
 }
 
-/// One client in a loop must not fill the log.
+/// One client in a loop, or a process without files, must not fill the log.
 #[derive(Debug, Default)]
 struct RarelyLogged(std::sync::Mutex<(Option<tokio::time::Instant>, u64)>);
 
-/// Between two lines about clients that were refused.
+/// Between two lines about the same thing.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
 impl RarelyLogged {
@@ -287,15 +313,20 @@ impl RarelyLogged {
                 return;
             }
         };
+        if let Some(not_logged) = self.turn() {
+            tracing::warn!(%peer, reason, not_logged, "a client was refused, its connection is closed");
+        }
+    }
+
+    /// Whether it is time for a line, and how many were left out since the last one.
+    fn turn(&self) -> Option<u64> {
         let now = tokio::time::Instant::now();
         let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if state.0.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {
             state.1 += 1;
-            return;
+            return None;
         }
-        let not_logged = std::mem::take(&mut state.1);
         state.0 = Some(now);
-        drop(state);
-        tracing::warn!(%peer, reason, not_logged, "a client was refused, its connection is closed");
+        Some(std::mem::take(&mut state.1))
     }
 }

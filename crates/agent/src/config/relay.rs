@@ -17,7 +17,7 @@ pub struct RelayConfig {
     pub listen: SocketAddr,
     /// TLS; `None`: in the clear.
     pub tls: Option<RelayTls>,
-    /// Connections at a time; more are closed at once.
+    /// Connections at a time; more wait in the kernel's backlog.
     pub max_connections: usize,
 }
 

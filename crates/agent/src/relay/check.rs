@@ -1,4 +1,4 @@
-//! What an event must be to go on: one JSON object in UTF-8 (RFC 8259).
+//! What an event must be to go on: one JSON object in UTF-8 (RFC 8259), whose texts and numbers mean something.
 //!
 //! Not what is in it: that is the collectors' business.
 //!
@@ -7,7 +7,9 @@
 
 mod scan;
 
-use serde::de::IgnoredAny;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Levels of arrays and objects: the least that a parser in use today allows is a hundred (Ruby's).
 const MAX_DEPTH: usize = 100;
@@ -27,7 +29,63 @@ pub(super) fn fault(event: &[u8]) -> Option<String> {
     if !text.trim_ascii_start().starts_with('{') {
         return Some("JSON, but not an object".into());
     }
-    is_deep(event).then(|| format!("nested deeper than {MAX_DEPTH} levels"))
+    if is_deep(event) {
+        return Some(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
+    let read = serde_json::from_str::<Read>(text);
+    read.err().map(|error| format!("JSON that parsers refuse: {error}"))
+}
+
+/// What was read to the last text and number, and not kept. [`IgnoredAny`] looks at the form alone, and lets half of
+/// a surrogate pair pass (Python writes those), and a number that is too large for any.
+struct Read;
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Read {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self, A::Error> {
+        while let Some(Self) = seq.next_element()? {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while let Some((Self, Self)) = map.next_entry()? {}
+        Ok(self)
+    }
 }
 
 /// Whether valid JSON nests too deeply. Most events have fewer brackets than that altogether.
@@ -59,7 +117,12 @@ mod tests {
 
     #[test]
     fn an_object_passes_and_all_else_is_named() {
-        for good in ["{}", " {\"message\":\"a \\u00e4 [[[ \"}\n", "{\"a\":{\"b\":[1,2.5e3,null,true]}}"] {
+        for good in [
+            "{}",
+            " {\"message\":\"a \\u00e4 [[[ \"}\n",
+            "{\"a\":{\"b\":[1,2.5e3,null,true]}}",
+            "{\"a\":\"\\ud83d\\ude00\",\"b\":1e300,\"c\":1e-999}",
+        ] {
             assert_eq!(fault(good.as_bytes()), None, "{good}");
         }
         for (bad, words) in [
@@ -72,6 +135,10 @@ mod tests {
             (b"{\"a\":\"\x01\"}", "not JSON"),
             (b"{\"a\":01}", "not JSON"),
             (b"{\"a\":NaN}", "not JSON"),
+            // What Python's `json.dumps` makes of bytes that were no UTF-8, and numbers that nothing can hold.
+            (b"{\"a\":\"\\udc80\"}", "parsers refuse: "),
+            (b"{\"\\ud83d\":1}", "parsers refuse: "),
+            (b"{\"a\":[1,-1e400]}", "parsers refuse: number out of range"),
         ] {
             let found = fault(bad).unwrap_or_default();
             assert!(found.contains(words), "{found:?} for {}", String::from_utf8_lossy(bad));

@@ -2,10 +2,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pikepole_lumberjack::client::{self, Connector};
-use pikepole_lumberjack::encode::{EncodedWindow, WindowEncoder, events};
+use pikepole_lumberjack::encode::{EncodedWindow, WindowEncoder, events, frames};
 use pikepole_lumberjack::{Acked, Sender, server};
-use pikepole_spool::Block;
-use tokio::net::TcpListener;
+use pikepole_spool::{Block, NewBlock};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -28,8 +29,35 @@ struct World {
 
 impl World {
     async fn new(window: u32) -> Self {
+        Self::with(window, |_| ()).await
+    }
+
+    /// With a spool that takes a few windows and no more.
+    async fn full(window: u32) -> Self {
+        let small = |options: &mut queue::Options| {
+            options.max_bytes = 256 << 10;
+            options.spool.segment_bytes = 16 << 10;
+            options.spool.reserve_bytes = 8 << 10;
+            options.under_way_bytes = 1;
+        };
+        let world = Self::with(window, small).await;
+        let mut stats = world.queue.stats();
+        let filling = async {
+            loop {
+                world.queue.send(filler(1), Hurry::Soon).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = filling => {}
+            full = stats.wait_for(|stats| stats.full.is_some()) => drop(full.unwrap()),
+        }
+        world
+    }
+
+    async fn with(window: u32, change: impl FnOnce(&mut queue::Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = queue::Options { min_free: 0, ..queue::Options::new(folder.path().join("spool")) };
+        let mut options = queue::Options { min_free: 0, ..queue::Options::new(folder.path().join("spool")) };
+        change(&mut options);
         let (queue, _) = Queue::open(options, Clock::system()).unwrap();
         let dead = DeadLetters::new(folder.path());
         let relay = Relay::new(queue.clone(), dead.clone(), Clock::system(), 3);
@@ -54,6 +82,19 @@ impl World {
     /// What the spool has, oldest first.
     async fn take(&self, blocks: usize) -> Vec<Arc<Block>> {
         take(&self.queue, blocks).await
+    }
+}
+
+/// Not a window of anybody.
+fn filler(event_bytes: u64) -> NewBlock {
+    NewBlock {
+        kind: crate::wire::WINDOW,
+        events: 1,
+        event_bytes,
+        at: 0,
+        encoding: pikepole_spool::Encoding::Stored,
+        body: vec![0_u8; 4 << 10].into(),
+        marks: Vec::new(),
     }
 }
 
@@ -142,25 +183,94 @@ async fn what_is_acked_is_in_the_spool_and_a_compressed_window_is_kept_as_it_cam
     assert_eq!((status.windows, status.events, status.acked_events, status.connections), (2, 60, 60, 1));
 }
 
+/// Waits for something that happens on the other side.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
 #[tokio::test]
 async fn connections_are_those_that_are_open() {
     let world = World::new(2048).await;
     let connections = || world.relay.status(world.address).connections;
-    let mut shipper = world.shipper().await;
-    shipper.send(&window(3, &numbered(0..1))).await;
-    assert_eq!((shipper.acks(1).await, connections()), (vec![1], 1));
-    // One with which TLS was never agreed on: it was none.
-    let failed = End::Handshake(std::io::ErrorKind::TimedOut.into());
-    Shippers(Arc::clone(&world.relay)).ended(world.address, &failed);
-    assert_eq!(connections(), 1);
-    drop(shipper);
-    let all_gone = async {
-        while connections() > 0 {
-            tokio::task::yield_now().await;
+    let mut shippers = Vec::new();
+    for count in 1..=3 {
+        let mut shipper = world.shipper().await;
+        shipper.send(&window(3, &numbered(0..1))).await;
+        assert_eq!((shipper.acks(1).await, connections()), (vec![1], count));
+        shippers.push(shipper);
+    }
+    // However it ends: by its own will, or thrown out.
+    drop(shippers.pop());
+    until("an end", || connections() == 2).await;
+    shippers[0].writer.write(&EncodedWindow { events: 1, ..window(0, &numbered(0..2)) }).await.unwrap();
+    until("a refusal", || connections() == 1).await;
+    let ended = world.relay.status(world.address).ended;
+    assert_eq!((ended["closed"], ended["outside_window"]), (1, 1));
+}
+
+/// A client that gives up, and everything with it: a reset.
+async fn try_and_give_up(world: &World, window: &EncodedWindow) {
+    let windows = world.relay.status(world.address).windows;
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    let (header, body) = frames(window);
+    stream.write_all(&[header.as_ref(), &body].concat()).await.unwrap();
+    until("a window", || world.relay.status(world.address).windows > windows).await;
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    until("an end", || world.relay.status(world.address).connections == 0).await;
+}
+
+/// Else the memory of each of them is kept, and what they sent is stored as often as they tried.
+#[tokio::test]
+async fn a_shipper_that_comes_again_and_again_to_a_full_spool_leaves_nothing_behind() {
+    for events in [vec![numbered(0..50).concat()], numbered(0..50)] {
+        let world = World::full(2048).await;
+        for level in [3, 0].repeat(10) {
+            try_and_give_up(&world, &window(level, &events)).await;
         }
-    };
-    timeout(PATIENCE, all_gone).await.unwrap();
-    assert_eq!(world.relay.status(world.address).ended["handshake"], 1);
+        let status = world.relay.status(world.address);
+        assert_eq!((status.windows, status.acked_events, status.connections), (20, 0, 0));
+        // Room comes. What waits for it goes in the order in which it came; this is the last.
+        let last = tokio::spawn({
+            let queue = world.queue.clone();
+            async move { drop(queue.send(filler(2), Hurry::Soon).await.unwrap()) }
+        });
+        let mut copies = 0;
+        loop {
+            let block = timeout(PATIENCE, world.queue.take(Take::Oldest)).await.unwrap().unwrap();
+            world.queue.done(block.seq);
+            match block.event_bytes {
+                1 => {}
+                2 => break,
+                _ => copies += 1,
+            }
+        }
+        last.await.unwrap();
+        assert!(copies <= 1, "{copies} copies");
+    }
+}
+
+/// A Beat that hears nothing leaves, and sends all again.
+#[tokio::test(start_paused = true)]
+async fn a_full_spool_tells_shippers_of_large_windows_that_it_is_alive() {
+    let world = World::full(10).await;
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    // More parts than may be under way, and more bytes than are read at once.
+    let events: Vec<String> = (0..1_000).map(|n| format!("{{\"n\":\"{n:0>300}\"}}")).collect();
+    let (header, body) = frames(&window(0, &events));
+    stream.write_all(&[header.as_ref(), &body].concat()).await.unwrap();
+    for _ in 0..20 {
+        let mut ack = [0; 6];
+        timeout(Duration::from_secs(3_600), stream.read_exact(&mut ack)).await.unwrap().unwrap();
+        assert_eq!(&ack, b"2A\0\0\0\0");
+    }
+    let status = world.relay.status(world.address);
+    assert_eq!((status.events, status.windows), (0, 0), "no window is whole");
 }
 
 #[tokio::test]
@@ -186,6 +296,8 @@ async fn a_window_that_is_larger_than_ours_becomes_several_blocks_and_one_ack() 
     let mut shipper = world.shipper().await;
     shipper.send(&window(3, &numbered(0..250))).await;
     assert_eq!(shipper.acks(1).await, [1]);
+    let status = world.relay.status(world.address);
+    assert_eq!((status.events, status.acked_events, status.windows), (250, 250, 1));
     let blocks = world.take(3).await;
     assert!(blocks.iter().all(|block| block.events <= 100));
     assert_eq!(read(&blocks), numbered(0..250));

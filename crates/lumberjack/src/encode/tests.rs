@@ -53,7 +53,7 @@ fn an_encoder_starts_anew_with_each_window() {
 fn what_was_kept_is_read_again() {
     let large = vec![b'x'; 400_000];
     let given: Vec<&[u8]> = vec![b"{}", &large, b"", b"{\"a\":1}"];
-    let mut reader = EventReader::new(Limits::default());
+    let mut reader = EventReader::new(Limits::default().event);
     for level in [0, 3, 9, 1] {
         let window = encode(level, &given);
         let mut read = Vec::new();

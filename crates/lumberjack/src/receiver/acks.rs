@@ -33,7 +33,12 @@ pub(super) struct Acks {
     windows_held: usize,
     /// Windows that were completed, ever.
     windows: u64,
-    keep_alive: Option<Duration>,
+    /// Units from the first one on whose windows are acked.
+    acked: u64,
+    /// The client has sent what we do not take; in this version it is told that we are alive.
+    waits: Option<Version>,
+    /// When it last heard from us, or began to wait for us.
+    quiet_since: Duration,
     output: BytesMut,
     /// An `ack 0` for an empty window is to be written; one is as good as many.
     empty: Option<Version>,
@@ -48,7 +53,9 @@ impl Acks {
             bytes: 0,
             windows_held: 0,
             windows: 0,
-            keep_alive: None,
+            acked: 0,
+            waits: None,
+            quiet_since: Duration::ZERO,
             output: BytesMut::new(),
             empty: None,
         }
@@ -58,9 +65,11 @@ impl Acks {
     pub(super) fn add(&mut self, unit: Unit, now: Duration) -> u64 {
         self.bytes += unit.bytes;
         if unit.ack.is_some() {
+            if !self.owes() {
+                self.quiet_since = now;
+            }
             self.windows += 1;
             self.windows_held += 1;
-            self.keep_alive.get_or_insert_with(|| now.saturating_add(self.every));
         }
         self.units.push_back(unit);
         self.first + self.units.len() as u64 - 1
@@ -79,6 +88,7 @@ impl Acks {
             self.bytes -= unit.bytes;
             if let Some((version, seq)) = unit.ack {
                 self.windows_held -= 1;
+                self.acked = self.first;
                 self.write(version, seq, now);
             }
         }
@@ -86,18 +96,42 @@ impl Acks {
 
     fn write(&mut self, version: Version, seq: u32, now: Duration) {
         self.output.extend_from_slice(&ack(version, seq));
-        self.keep_alive = (self.windows_held > 0).then(|| now.saturating_add(self.every));
+        self.quiet_since = now;
+    }
+
+    /// A window is begun.
+    pub(super) fn begin(&mut self, now: Duration) {
+        if !self.owes() {
+            self.quiet_since = now;
+        }
+    }
+
+    /// The client waits for us to go on, in a window that was begun or before one.
+    pub(super) fn wait(&mut self, version: Version, begun: bool, now: Duration) {
+        if !begun {
+            self.begin(now);
+        }
+        self.waits = Some(version);
+    }
+
+    pub(super) fn go_on(&mut self) {
+        self.waits = None;
+    }
+
+    /// Whether it is us the client waits for.
+    fn owes(&self) -> bool {
+        self.windows_held > 0 || self.waits.is_some()
     }
 
     pub(super) fn next_keep_alive(&self) -> Option<Duration> {
-        self.keep_alive
+        self.owes().then(|| self.quiet_since.saturating_add(self.every))
     }
 
     /// Says that we are alive, if somebody waits and it is time.
     pub(super) fn keep_alive(&mut self, now: Duration) {
-        let oldest = self.units.iter().find_map(|unit| unit.ack);
-        if let Some((version, _)) = oldest
-            && self.keep_alive.is_some_and(|at| now >= at)
+        let oldest = self.units.iter().find_map(|unit| unit.ack).map(|(version, _)| version);
+        if let Some(version) = oldest.or(self.waits)
+            && self.next_keep_alive().is_some_and(|at| now >= at)
         {
             self.write(version, 0, now);
         }
@@ -116,6 +150,10 @@ impl Acks {
 
     pub(super) fn held_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub(super) fn acked(&self) -> u64 {
+        self.acked
     }
 
     pub(super) fn windows(&self) -> u64 {

@@ -9,7 +9,7 @@ use std::fmt;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use crate::limits::{INFLATE_BUFFER, KEEP_BUFFER};
+use crate::limits::INFLATE_BUFFER;
 use crate::refused::Refused;
 
 /// What one step of inflating did.
@@ -45,7 +45,7 @@ impl Inflater {
             Some(zlib) => zlib.reset(true),
             none => *none = Some(Box::new(Decompress::new(true))),
         }
-        if self.buffer.len() > KEEP_BUFFER || self.buffer.is_empty() {
+        if self.buffer.len() != INFLATE_BUFFER {
             self.buffer = vec![0; INFLATE_BUFFER];
         }
         (self.start, self.end, self.finished) = (0, 0, false);
@@ -95,11 +95,22 @@ impl Inflater {
         self.start += count;
     }
 
+    /// Bytes by which the buffer had to grow for one large event.
+    pub(crate) fn grown(&self) -> usize {
+        self.buffer.len().saturating_sub(INFLATE_BUFFER)
+    }
+
     /// The frame is over: so must be its stream, and the last event in it.
-    pub(crate) fn end(&self) -> Result<(), Refused> {
+    pub(crate) fn end(&mut self) -> Result<(), Refused> {
         if !self.finished {
             return Err(Refused::UnfinishedStream);
         }
-        if self.start != self.end { Err(Refused::TornFrame) } else { Ok(()) }
+        if self.start != self.end {
+            return Err(Refused::TornFrame);
+        }
+        if self.grown() > 0 {
+            self.buffer = Vec::new();
+        }
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use super::acks::{Acks, Unit};
 use super::{Sink, WindowEnd};
 use crate::frame::{Event, Payload, Version};
-use crate::limits::{Limits, RATIO_FROM};
+use crate::limits::{BARREN, Limits, RATIO_FROM};
 use crate::refused::Refused;
 
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Window {
     last_seq: u32,
     compressed: u64,
     inflated: u64,
+    /// Compressed bytes of which nothing came.
+    barren: u64,
     kept: Kept,
 }
 
@@ -50,6 +52,7 @@ impl Window {
             last_seq: 0,
             compressed: 0,
             inflated: 0,
+            barren: 0,
             kept,
         }
     }
@@ -62,8 +65,10 @@ impl Window {
         self.left
     }
 
-    pub(super) fn unit_bytes(&self) -> u64 {
-        self.unit_bytes
+    /// Bytes of the unit's events, and of the stream that is kept.
+    pub(super) fn bytes(&self) -> u64 {
+        let kept = if let Kept::Whole(kept) = &self.kept { kept.len() as u64 } else { 0 };
+        self.unit_bytes + kept
     }
 
     pub(super) fn begin_compressed(&mut self, size: u32, limits: &Limits) {
@@ -88,10 +93,14 @@ impl Window {
         }
     }
 
-    /// Counts what came out of compressed bytes, and refuses a bomb.
+    /// Counts what came out of compressed bytes, and refuses a bomb, and a stream that only goes on.
     pub(super) fn inflated(&mut self, taken: usize, made: usize, limits: &Limits) -> Result<(), Refused> {
         self.compressed += taken as u64;
         self.inflated += made as u64;
+        self.barren = if made == 0 { self.barren + taken as u64 } else { 0 };
+        if self.barren > BARREN {
+            return Err(Refused::Barren { compressed: self.barren });
+        }
         let denser = |ratio: u32| self.inflated > self.compressed.saturating_mul(u64::from(ratio));
         let bomb = self.inflated > RATIO_FROM && denser(limits.ratio);
         if bomb || self.inflated > limits.inflated && denser(limits.dense) {

@@ -29,6 +29,17 @@ impl Budget {
         self.used.load(Ordering::Acquire)
     }
 
+    fn take(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
+            self.freed.notify_waiters();
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.used.load(Ordering::Acquire) < self.total
     }
@@ -44,7 +55,25 @@ impl Budget {
     }
 }
 
-/// What one connection has of it; given back when dropped.
+/// The memory of one unit; given back with the last clone.
+#[derive(Debug, Clone)]
+pub struct Room {
+    _taken: Arc<Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+/// What one connection has of it for the unit that is not complete; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
@@ -59,13 +88,15 @@ impl Share {
 
     /// The connection has so many bytes now.
     pub(super) fn set(&mut self, bytes: u64) {
-        if bytes > self.bytes {
-            self.budget.used.fetch_add(bytes - self.bytes, Ordering::AcqRel);
-        } else if bytes < self.bytes {
-            self.budget.used.fetch_sub(self.bytes - bytes, Ordering::AcqRel);
-            self.budget.freed.notify_waiters();
-        }
+        self.budget.take(bytes.saturating_sub(self.bytes));
+        self.budget.give_back(self.bytes.saturating_sub(bytes));
         self.bytes = bytes;
+    }
+
+    /// For a unit of so many bytes, whatever room there is: they are there already.
+    pub(super) fn room(&self, bytes: u64) -> Room {
+        self.budget.take(bytes);
+        Room { _taken: Arc::new(Taken { budget: Arc::clone(&self.budget), bytes }) }
     }
 
     /// Whether the connection may take more.
@@ -120,6 +151,18 @@ mod tests {
         assert!(!freed, "it did not wake");
         drop(a);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_given_back_with_its_last_clone() {
+        let budget = Arc::new(Budget::new(10));
+        let (a, mut b) = (Share::new(Arc::clone(&budget)), Share::new(Arc::clone(&budget)));
+        let room = a.room(12);
+        let kept = room.clone();
+        drop((a, room));
+        assert!(waits(&mut b, false).await);
+        let (waits, ()) = tokio::join!(waits(&mut b, false), async { drop(kept) });
+        assert!(!waits, "it did not wake");
     }
 
     #[tokio::test(start_paused = true)]

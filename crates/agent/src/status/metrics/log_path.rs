@@ -36,7 +36,11 @@ fn relay(r: &mut Registry, relay: &RelayStatus) {
         ("relay_windows", "Whole windows that shippers sent", relay.windows),
         ("relay_events", "Events of those", relay.events),
         ("relay_bytes", "Bytes of those", relay.bytes),
-        ("relay_acked_events", "Events that were durable when their window was acked", relay.acked_events),
+        (
+            "relay_acked_events",
+            "Events that went into the spool and whose window was acked",
+            relay.acked_events,
+        ),
         ("relay_dead_letters", "Events of shippers that are no JSON object", relay.dead_lettered),
     ] {
         r.register(name, help, ConstCounter::new(count));

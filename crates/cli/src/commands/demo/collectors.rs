@@ -159,7 +159,7 @@ async fn take(
     let mut buffer = vec![0; READ];
     loop {
         if *hangs.borrow() {
-            receiver.pause();
+            receiver.pause(&[], began.elapsed());
             awake(&mut hangs).await;
             receiver.resume(began.elapsed());
         }

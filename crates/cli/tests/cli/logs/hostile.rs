@@ -118,6 +118,25 @@ async fn hostile_senders_do_not_disturb_a_good_one_and_memory_stays_bounded() {
 }
 
 #[tokio::test]
+async fn why_somebody_was_thrown_out_stands_in_the_log() {
+    let world = World::new(&[]).await;
+    let agent = world.start().await;
+    agent.until("a relay", |_| true).await;
+    let mut stream = TcpStream::connect(world.relay).await.unwrap();
+    let own = stream.local_addr().unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // A reset is an end too.
+    drop(stream.read_to_end(&mut Vec::new()).await);
+    let says_why = |log: &str| {
+        let reason = "begins with byte 0x47, which is no version of Lumberjack";
+        log.lines().any(|line| line.contains(reason) && line.contains(&own.to_string()))
+    };
+    agent.until("a line about it", |_| says_why(&agent.log())).await;
+    agent.until("a count of it", |s| s["log_path"]["relay"]["ended"]["unknown_version"] == 1).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_event_that_is_no_json_is_a_dead_letter_and_its_window_is_acked() {
     let ledger = Ledger::default();
     let near = Near::start(&ledger, Acks::AtOnce).await;

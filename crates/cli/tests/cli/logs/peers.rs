@@ -8,6 +8,8 @@ use std::time::Duration;
 use ferro_lumberjack::client::ClientBuilder;
 use ferro_lumberjack::server::Server;
 use ferro_lumberjack::tls::{ServerTlsConfig, TlsConfig};
+use pikepole_lumberjack::client::{self, Connector, Options};
+use pikepole_lumberjack::server;
 use pikepole_lumberjack::server::collect::Acks;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -15,7 +17,7 @@ use tokio::task::JoinSet;
 use super::certs::Certs;
 use super::collector::Near;
 use super::ledger::{Ledger, identify};
-use super::shipper::{Load, Shipper};
+use super::shipper::{Load, Shipper, window};
 use super::world::{SPOOL, World};
 use crate::harness::within;
 
@@ -157,4 +159,59 @@ async fn another_client_and_another_server_around_the_agent() {
         assert_eq!((counts.received, counts.duplicates), (1_000, 0));
         agent.stop().await;
     }
+}
+
+#[tokio::test]
+async fn with_an_authority_for_clients_everybody_shows_who_he_is() {
+    let ledger = Ledger::default();
+    let certs = certs(super::collector::address());
+    for name in ["agent", "shipper"] {
+        certs.issue(name, name);
+    }
+    let path = |name: &str| certs.path(name);
+    let files = server::TlsConfig { client_ca: Some(path("ca.pem")), ..certs.server() };
+    let near = Near::with(&ledger, Acks::AtOnce, false, Some(files)).await;
+    let world = World::new(&[near.address]).await;
+    let relay = format!(
+        "tls = {{ cert = {:?}, key = {:?}, client_ca = {:?} }}",
+        path("relay.pem"),
+        path("relay.key"),
+        path("ca.pem")
+    );
+    let shown = format!("cert = {:?}, key = {:?}, ", path("agent.pem"), path("agent.key"));
+    let collectors = |shown: &str| {
+        let ca = path("ca.pem");
+        format!("{SPOOL}[collectors]\ntls = {{ {shown}ca = {ca:?}, server_name = \"localhost\" }}\n")
+    };
+    // An agent that shows nothing is let in by no collector.
+    world.configure_relay(&relay, &collectors(""));
+    let agent = world.start().await;
+    agent.until("a relay", |_| true).await;
+    let trust = certs.client();
+    let known = client::TlsConfig {
+        cert: Some(path("shipper.pem")),
+        key: Some(path("shipper.key")),
+        ..trust.clone()
+    };
+    let shipper = Shipper::with(world.relay, &ledger, Load::default(), Some(&known));
+    agent.trouble("collector_failing").await;
+    agent.until("acks", |s| s["log_path"]["relay"]["acked_events"].as_u64() > Some(200)).await;
+    assert_eq!(ledger.counts().received, 0);
+    agent.stop().await;
+    world.configure_relay(&relay, &collectors(&shown));
+    let agent = world.start().await;
+    ledger.reached(400).await;
+    shipper.finish().await;
+
+    // Nor is a shipper by the relay, which says why.
+    let connector = Connector::new(Options::default(), Some(&trust)).unwrap();
+    // With TLS 1.3 a client learns after the handshake that its certificate was missed.
+    if let Ok((mut writer, mut reader)) = connector.connect(world.relay).await {
+        drop(writer.write(&window(ledger.issue(1), 3, 10)).await);
+        assert!(within("the end", reader.read()).await.map_or(true, <[u8]>::is_empty));
+    }
+    agent.until("a line about it", |_| agent.log().contains("TLS handshake failed")).await;
+    agent.until("a count of it", |s| s["log_path"]["relay"]["ended"]["handshake"] == 1).await;
+    ledger.settled("certificates on all sides").await;
+    agent.stop().await;
 }

@@ -136,4 +136,39 @@ fn memory_for_a_large_event_is_given_back() {
     let large = j(1, &vec![b'x'; 3 << 20]);
     let (receiver, _) = cut(&Limits::default(), &[&w(1), &large[..100], &large[100..]]).unwrap();
     assert_eq!(receiver.torn.capacity(), 0);
+    let compressed = [w(2), c_of(Version::V2, &stored(&large)), c(&[j(2, b"{}")])].concat();
+    let (receiver, _) = read(&compressed).unwrap();
+    assert_eq!((receiver.inflater.grown(), receiver.open_bytes()), (0, 0));
+}
+
+/// Not compressed, but zlib.
+fn stored(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Else a few connections with one large event each take all memory there is.
+#[test]
+fn bytes_of_an_event_that_is_not_whole_are_counted() {
+    let large = j(1, &vec![b'x'; 3 << 20]);
+    let plain = [w(1), large.clone()].concat();
+    let zlib = [w(1), c_of(Version::V2, &stored(&large))].concat();
+    for (bytes, least) in [(plain, 2 << 20), (zlib, 3 << 20)] {
+        let (receiver, told) = read(&bytes[..(2 << 20) + 100]).unwrap();
+        assert!(told.events.is_empty());
+        assert!(receiver.open_bytes() >= least, "{} of {least}", receiver.open_bytes());
+    }
+}
+
+#[test]
+fn a_stream_that_goes_on_and_gives_nothing_is_refused() {
+    let empty_block = b"\x00\x00\x00\xff\xff";
+    let stream = |blocks: usize| [b"\x78\x01".as_slice(), &empty_block.repeat(blocks)].concat();
+    let bytes = |blocks| [w(1), c_of(Version::V2, &stream(blocks))].concat();
+    let all = bytes(20_000);
+    assert!(matches!(refused(&Limits::default(), &all), Some(Refused::Barren { .. })));
+    assert_eq!(refused(&Limits::default(), &all[..60_000]), None);
+    let pieces: Vec<&[u8]> = all.chunks(1_000).collect();
+    assert!(matches!(cut(&Limits::default(), &pieces), Err(Refused::Barren { .. })));
 }

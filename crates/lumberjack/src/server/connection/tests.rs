@@ -24,11 +24,16 @@ struct Client {
 impl Server {
     fn new(acks: Acks, options: Options) -> Self {
         let collector = Collector::new(acks);
+        let (shared, stop) = Self::of(Arc::clone(&collector), options);
+        Self { collector, shared, stop }
+    }
+
+    fn of<H: Handler>(handler: H, options: Options) -> (Arc<Shared<H>>, watch::Sender<bool>) {
         let (stop, stopping) = watch::channel(false);
         let budget = Arc::new(Budget::new(options.total_bytes));
-        let handler = Arc::new(Arc::clone(&collector));
+        let handler = Arc::new(handler);
         let shared = Shared { handler, options, budget, stopping, log: RarelyLogged::default() };
-        Self { collector, shared: Arc::new(shared), stop }
+        (Arc::new(shared), stop)
     }
 
     fn connect(&self) -> Client {
@@ -214,10 +219,10 @@ async fn the_memory_of_a_connection_is_bounded_by_reading_no_further() {
     let server = Server::new(Acks::Never, options);
     let mut client = server.connect();
     client.send(&window(100, 5_000)).await;
-    assert!(
-        client.is_silent(100).await,
-        "parts of a window are not kept alive, and not held against the client"
-    );
+    assert!(client.is_silent(2).await);
+    for _ in 0..40 {
+        assert_eq!(client.ack().await, 0, "it waits for us, and is not held against it");
+    }
     assert!(server.shared.budget.used() < 60_000, "{} bytes", server.shared.budget.used());
     server.collector.set_acks(Acks::AtOnce);
     assert_eq!(client.ack().await, 100);
@@ -236,6 +241,129 @@ async fn when_memory_is_short_all_clients_wait_and_all_get_through() {
         client.send(&window(1, 10)).await;
     }
     assert!(server.collector.totals().windows >= 8);
+}
+
+/// Beats leave who is silent for 30 s, and send everything again over a new connection.
+#[tokio::test(start_paused = true)]
+async fn when_memory_is_short_whoever_waits_is_told_and_whoever_sent_nothing_is_not() {
+    let options = Options { total_bytes: 100_000, ..Options::default() };
+    let server = Server::new(Acks::Never, options);
+    let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(&window(20, 10_000)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let idle = server.connect();
+    for _ in 0..40 {
+        for client in &mut clients {
+            assert_eq!(client.ack().await, 0);
+        }
+    }
+    assert!(server.collector.totals().windows < 8);
+    let (told, end) = idle.rest().await;
+    assert!(matches!(end, End::Idle) && told.is_empty(), "{end:?}, {told:?}");
+    server.collector.set_acks(Acks::AtOnce);
+    for client in &mut clients {
+        while client.ack().await != 20 {}
+    }
+}
+
+/// Else one shipper that tries again and again takes all places, and all that it sent comes as often.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_went_away_while_it_waited_leaves_its_place() {
+    let options = Options { total_bytes: 100_000, ..Options::default() };
+    let server = Server::new(Acks::Never, options);
+    let mut holder = server.connect();
+    holder.send(&window(20, 10_000)).await;
+    assert_eq!(holder.ack().await, 0);
+    for events in [20, 1] {
+        let mut client = server.connect();
+        client.send(&window(events, 10_000)).await;
+        assert_eq!(client.ack().await, 0);
+        drop(client.stream);
+        let end = timeout(Duration::from_secs(4), client.end).await.expect("it is still there").unwrap();
+        assert!(matches!(end, End::Io(_)), "{end:?}");
+    }
+    assert_eq!(server.collector.totals().windows, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_half_closed_is_kept_alive_while_its_window_is_held() {
+    let server = Server::new(Acks::Never, Options::default());
+    let mut client = server.connect();
+    client.send(&[&window(1, 10)[..], b"2W"].concat()).await;
+    client.stream.shutdown().await.unwrap();
+    for _ in 0..40 {
+        assert_eq!(client.ack().await, 0);
+    }
+    server.collector.set_acks(Acks::AtOnce);
+    assert_eq!(client.ack().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_has_come_in_part_takes_of_the_memory_too() {
+    let options = Options { total_bytes: 400_000, ..Options::default() };
+    let server = Server::new(Acks::AtOnce, options);
+    let event = window(1, 600_000);
+    let mut clients: Vec<Client> = (0..8).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send(&event[..100_000]).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let used = server.shared.budget.used();
+    assert!((400_000..510_000).contains(&used), "{used} bytes: only one goes on when there is no room");
+    for client in &mut clients {
+        client.send(&event[100_000..]).await;
+    }
+    for client in &mut clients {
+        while client.ack().await != 1 {}
+    }
+    assert_eq!(server.shared.budget.used(), 0);
+}
+
+/// A handler that keeps its units longer than their connection lives.
+#[derive(Default)]
+struct Hoarder(std::sync::Mutex<Vec<Room>>);
+
+struct Hoarded(Arc<Hoarder>);
+
+impl Handler for Arc<Hoarder> {
+    type Connection = Hoarded;
+    fn connection(&self, _: SocketAddr) -> Hoarded {
+        Hoarded(Arc::clone(self))
+    }
+}
+
+impl Sink for Hoarded {
+    fn event(&mut self, _: Event<'_>) {}
+    fn window(&mut self, _: WindowEnd) {}
+}
+
+impl Connection for Hoarded {
+    async fn verdict(&mut self) -> Verdict {
+        std::future::pending().await
+    }
+    fn room(&mut self, room: Room) {
+        self.0.0.lock().unwrap().push(room);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_outlives_its_connection_is_still_taken() {
+    let hoarder = Arc::new(Hoarder::default());
+    let (server, _stop) = Server::of(Arc::clone(&hoarder), Options::default());
+    for count in 1..=3 {
+        let (mut stream, theirs) = duplex(1 << 20);
+        let run = Run::new(theirs, SocketAddr::from(([127, 0, 0, 1], 5044)), &server);
+        let end = tokio::spawn(run.until_it_ends());
+        stream.write_all(&window(2, 1_000)).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'2', "the window is held");
+        drop(stream);
+        assert!(matches!(end.await.unwrap(), End::Io(_)));
+        assert_eq!(server.budget.used(), count * 2_000);
+    }
+    hoarder.0.lock().unwrap().clear();
+    assert_eq!(server.budget.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]
