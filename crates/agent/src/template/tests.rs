@@ -1,3 +1,5 @@
+mod reload;
+
 use std::process::Command;
 
 use super::*;
