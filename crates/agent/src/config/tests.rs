@@ -124,6 +124,32 @@ fn files_with_one_reload_are_one_unit() {
 }
 
 #[test]
+fn whether_a_unit_of_systemd_is_alive_need_not_be_configured() {
+    let alive = |lines: &str| {
+        let config = parse(&format!("{DIRECTORY}{RENDER}{lines}")).unwrap();
+        config.renders[0].alive.as_ref().map(|command| command.0.join(" "))
+    };
+    for verb in ["restart", "reload", "reload-or-restart", "try-restart"] {
+        let asked = alive(&format!("reload = [\"systemctl\", \"{verb}\", \"filebeat\"]\n"));
+        assert_eq!(asked.as_deref(), Some("systemctl is-active --quiet filebeat"));
+    }
+    let path = alive("reload = [\"/bin/systemctl\", \"restart\", \"a.service\"]\n");
+    assert_eq!(path.as_deref(), Some("/bin/systemctl is-active --quiet a.service"));
+    let restart = "reload = [\"systemctl\", \"restart\", \"filebeat\"]\n";
+    assert_eq!(alive(&format!("{restart}alive = [\"pgrep\", \"x\"]\n")).as_deref(), Some("pgrep x"));
+    for none in [
+        &format!("{restart}alive = []\n"),
+        "",
+        "reload = [\"nginx\", \"-s\", \"reload\"]\n",
+        "reload = [\"systemctl\", \"daemon-reload\"]\n",
+        "reload = [\"systemctl\", \"restart\", \"a\", \"b\"]\n",
+        "reload = [\"systemctl\", \"restart\", \"--all\"]\n",
+    ] {
+        assert_eq!(alive(none), None, "{none}");
+    }
+}
+
+#[test]
 fn a_place_is_as_good_as_a_name() {
     let text =
         format!("[directory]\nurls = [\"https://a\", \"https://b\"]\ndc = \"d\"\nregion = \"r\"\n{RENDER}");
