@@ -182,7 +182,7 @@ fn the_examples_of_the_docs_are_configurations() {
 }
 
 #[test]
-fn the_examples_of_the_log_path_are_configurations() {
+fn the_examples_of_the_other_pages_are_configurations() {
     let pages = [
         include_str!("../../../../README.md"),
         include_str!("../../../../docs/relay.md"),
@@ -190,10 +190,11 @@ fn the_examples_of_the_log_path_are_configurations() {
         include_str!("../../../../docs/balance.md"),
         include_str!("../../../../docs/migration.md"),
     ];
-    let is_ours =
-        |text: &&str| ["[relay]", "[[tail]]", "[collectors]"].iter().any(|part| text.contains(part));
+    let is_ours = |text: &&str| {
+        ["[relay]", "[[tail]]", "[collectors]", "[[render]]"].iter().any(|part| text.contains(part))
+    };
     let found: Vec<&str> = pages.iter().flat_map(|page| examples(page)).filter(is_ours).collect();
-    assert!(found.len() >= 4, "{found:?}");
+    assert!(found.len() >= 5, "{found:?}");
     for example in found {
         let is_key = |line: &str| line.starts_with("# ") && line.contains(" = ");
         let uncommented = |line: &str| format!("{}\n", if is_key(line) { &line[2..] } else { line });
@@ -204,6 +205,21 @@ fn the_examples_of_the_log_path_are_configurations() {
             parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
         }
     }
+}
+
+#[test]
+fn every_key_that_was_agreed_on_is_accepted() {
+    let mut text = String::new();
+    for line in include_str!("tests/every-key.toml").lines() {
+        // Optional keys are commented out, several on a line; what follows them is about them.
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let keys = line.split("  #").next().unwrap_or(line);
+        text.extend(keys.split("; ").map(|key| format!("{key}\n")));
+    }
+    let config = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert!(config.guard.is_some() && config.log_path.is_some());
+    let alive = config.renders[0].alive.as_ref().unwrap();
+    assert_eq!(alive.0, ["systemctl", "is-active", "--quiet", "filebeat"], "a shipper that is down is told");
 }
 
 #[test]

@@ -368,3 +368,6 @@ impl Agent {
         troubles
     }
 }
+
+#[cfg(test)]
+mod tests;
