@@ -20,7 +20,7 @@ use crate::config::{Command, RenderConfig};
 use crate::output::Place;
 use crate::planner::Finished;
 use crate::state::{Reloaded, State};
-use crate::template::{Template, Variables};
+use crate::template::{Template, Variables, conceal};
 use crate::trouble::Kind;
 
 /// What a job may take beside its programs: a disk that needs longer is in trouble.
@@ -83,6 +83,7 @@ impl Applier {
         let mut finished = Finished { written: false, reloaded: false, failure: None };
         let mut hide = BTreeSet::new();
         if let Err((kind, detail)) = self.steps(unit, roster, &mut finished, &mut hide).await {
+            // A program may repeat what stands in its configuration.
             finished.failure = Some((kind, conceal(detail, &hide)));
         }
         finished
@@ -269,11 +270,6 @@ fn discard(files: &[Prepared]) {
 
 fn write_failed(detail: String) -> Failure {
     (Kind::WriteFailed, detail)
-}
-
-/// A program may repeat what stands in its configuration.
-pub(crate) fn conceal(text: String, values: &BTreeSet<String>) -> String {
-    values.iter().fold(text, |text, value| text.replace(value.as_str(), "***"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -11,13 +11,13 @@ use pikepole_api::time::Rfc3339;
 use pikepole_api::v1;
 use tokio::time::{Instant, timeout_at};
 
-use crate::apply::{Applier, conceal};
+use crate::apply::Applier;
 use crate::config::{Config, Source};
 use crate::output::Place;
 use crate::planner::{Finished, sendable};
 use crate::run::RunError;
 use crate::state::{Kept, State, peek};
-use crate::template::{Rendered, Template, variables};
+use crate::template::{Rendered, Template, conceal, variables};
 use crate::trouble::Kind;
 
 /// For a directory to answer; then the roster on disk is used.
@@ -100,7 +100,7 @@ pub async fn dry_run(config: &Config) -> Result<Vec<Change>, RunError> {
         diff: Template::load(&render.template)
             .and_then(|t| t.render(&kept.roster, &env))
             .map_err(|e| e.0)
-            .and_then(|r| diff(render, r)),
+            .and_then(|r| diff(render, &r)),
     };
     Ok(config.renders.iter().map(change).collect())
 }
@@ -148,7 +148,7 @@ fn sample() -> v1::Roster {
     }
 }
 
-fn diff(render: &crate::config::RenderConfig, rendered: Rendered) -> Result<String, String> {
+fn diff(render: &crate::config::RenderConfig, rendered: &Rendered) -> Result<String, String> {
     let output = render.output.display().to_string();
     let current = Place::find(&render.output, render.check.is_some())?.current()?.unwrap_or_default();
     let current = String::from_utf8_lossy(&current);
@@ -158,7 +158,7 @@ fn diff(render: &crate::config::RenderConfig, rendered: Rendered) -> Result<Stri
     if current.len() + rendered.text.len() > MAX_DIFF {
         return Ok(format!("--- {output}\n+++ {output}\n(too long to compare line by line)\n"));
     }
-    Ok(compare(&output, &current, &rendered))
+    Ok(compare(&output, &current, rendered))
 }
 
 /// A unified diff without the values of the environment that the template used. What stands where one of them

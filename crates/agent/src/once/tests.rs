@@ -121,6 +121,19 @@ fn a_diff_shows_no_value_of_the_environment_neither_the_new_one_nor_the_old() {
     assert!(shown.contains("-b: 2\n+b: 3\n"), "what is no secret is shown: {shown}");
 }
 
+#[test]
+fn a_value_of_the_environment_is_hidden_also_where_a_filter_spelled_it() {
+    let folder = TempDir::new().unwrap();
+    let template = folder.path().join("t.j2");
+    let text = "a: {{ env.PW|yaml }}\nb: {{ env.PW|json }}\nc={{ env.PW|shell }}\nd: {{ env.PW }}\n";
+    std::fs::write(&template, text).unwrap();
+    let env: crate::template::Variables =
+        Arc::new(|name| (name == "PW").then(|| "s3c'ret\"pass\\word😀".to_string()));
+    let rendered = Template::load(&Source::File(template)).unwrap().render(&sample(), &env).unwrap();
+    let shown = compare("f", "", &rendered);
+    assert!(!shown.contains("s3c") && shown.matches("***").count() == 4, "{shown}");
+}
+
 #[tokio::test]
 async fn a_template_that_names_the_second_member_is_good() {
     let rig = Rig::new();
