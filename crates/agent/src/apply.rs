@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pikepole_api::v1;
 use ring::digest::{SHA256, digest};
@@ -19,8 +20,11 @@ use crate::config::{Command, RenderConfig};
 use crate::output::Place;
 use crate::planner::Finished;
 use crate::state::{Reloaded, State};
-use crate::template::{Template, Variables};
+use crate::template::{Template, Variables, conceal};
 use crate::trouble::Kind;
+
+/// What a job may take beside its programs: a disk that needs longer is in trouble.
+const FOR_THE_DISK: Duration = Duration::from_secs(30);
 
 /// What jobs share.
 #[derive(Clone)]
@@ -79,6 +83,7 @@ impl Applier {
         let mut finished = Finished { written: false, reloaded: false, failure: None };
         let mut hide = BTreeSet::new();
         if let Err((kind, detail)) = self.steps(unit, roster, &mut finished, &mut hide).await {
+            // A program may repeat what stands in its configuration.
             finished.failure = Some((kind, conceal(detail, &hide)));
         }
         finished
@@ -101,13 +106,13 @@ impl Applier {
                 return Err(failure);
             }
         }
-        finished.written = files.iter().any(|f| f.is_new);
         let this = self.clone();
         let files = blocking(move || {
             this.forget_reloaded(&files);
             commit(files)
         })
         .await?;
+        finished.written = files.iter().any(|f| f.is_new);
         if !self.is_reload_owed(&files) {
             return Ok(());
         }
@@ -162,30 +167,25 @@ impl Applier {
         let Some(render) = renders().find(|r| r.reload.is_some()) else { return Ok(()) };
         let Some(reload) = &render.reload else { return Ok(()) };
         finished.reloaded = true;
-        self.plain(reload, render).await.map_err(|e| (Kind::ReloadFailed, e))?;
-        for render in renders() {
-            let Some(alive) = &render.alive else { continue };
-            tokio::time::sleep(render.alive_after).await;
-            let asked = self.plain(alive, render).await;
-            asked.map_err(|e| (Kind::ShipperDown, format!("it is not alive after its reload: {e}")))?;
+        command::run(&plain(reload, render), render.timeout).await.map_err(|e| (Kind::ReloadFailed, e))?;
+        if let Some(after) = renders().filter(|r| r.alive.is_some()).map(|r| r.alive_after).max() {
+            tokio::time::sleep(after).await;
         }
-        Ok(())
+        let asked = self.check_alive(unit).await;
+        asked.map_err(|e| (Kind::ShipperDown, format!("it is not alive after its reload: {e}")))
     }
 
     /// Asks whether a unit's shipper is alive.
     pub(crate) async fn check_alive(&self, unit: usize) -> Result<(), String> {
-        for &index in &self.units[unit] {
-            let render = &self.renders[index];
-            if let Some(alive) = &render.alive {
-                self.plain(alive, render).await?;
+        let mut asked = BTreeSet::new(); // most files of a unit have the same question
+        for render in self.units[unit].iter().map(|&index| &self.renders[index]) {
+            let Some(alive) = &render.alive else { continue };
+            let words = plain(alive, render);
+            if asked.insert(words.clone()) {
+                command::run(&words, render.timeout).await?;
             }
         }
         Ok(())
-    }
-
-    async fn plain(&self, command: &Command, render: &RenderConfig) -> Result<(), String> {
-        let output = render.output.to_string_lossy();
-        command::run(&command.with(&output, &output), render.timeout).await
     }
 
     /// Somebody else wrote over a file, so the shipper may use anything: what is put back is reloaded, also
@@ -225,9 +225,26 @@ impl Applier {
     }
 }
 
+/// A command about a file that is in its place.
+fn plain(command: &Command, render: &RenderConfig) -> Vec<String> {
+    let output = render.output.to_string_lossy();
+    command.with(&output, &output)
+}
+
+/// How long a job of a unit may take: all its programs with their last grace, and some time for the disk.
+pub(crate) fn longest<'a>(unit: impl Iterator<Item = &'a RenderConfig>) -> Duration {
+    let of_file = |render: &RenderConfig| {
+        let programs = [&render.check, &render.reload, &render.alive].into_iter().flatten().count();
+        let programs = u32::try_from(programs).unwrap_or(u32::MAX);
+        render.alive_after + (render.timeout + command::LONGEST_END).saturating_mul(programs)
+    };
+    unit.map(of_file).sum::<Duration>() + FOR_THE_DISK
+}
+
 fn stage(render: usize, config: &RenderConfig, text: String) -> Result<Prepared, String> {
-    let place = Place::find(&config.output)?;
+    let place = Place::find(&config.output, config.check.is_some())?;
     let is_new = place.current()?.is_none_or(|bytes| bytes != text.as_bytes());
+    place.discard(); // left over by an agent that was killed
     if is_new {
         place.stage(text.as_bytes(), config.mode)?;
     }
@@ -253,11 +270,6 @@ fn discard(files: &[Prepared]) {
 
 fn write_failed(detail: String) -> Failure {
     (Kind::WriteFailed, detail)
-}
-
-/// A program may repeat what stands in its configuration.
-fn conceal(text: String, values: &BTreeSet<String>) -> String {
-    values.iter().fold(text, |text, value| text.replace(value.as_str(), "***"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

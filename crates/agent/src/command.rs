@@ -16,6 +16,8 @@ use tokio::time::timeout;
 
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
+/// The longest that a program may take to its end when its time is over.
+pub(crate) const LONGEST_END: Duration = Duration::from_secs(2 * GRACE.as_secs());
 /// For output that is still on its way when the program has ended: a child of it may hold the pipe open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Bytes of output that are kept: the last ones, where errors stand.

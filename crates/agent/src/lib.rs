@@ -1,7 +1,7 @@
 //! The agent, on every proxy: follows a fleet's roster, renders the configuration of any shipper from it
-//! and reloads that.
+//! and reloads that, or carries the logs itself. It can guard the disk they are on.
 //!
-//! Not a shipper: in this version it carries no logs itself. It can guard the disk they are on.
+//! Not a parser or a store of logs: what is in them is the collectors' work.
 //!
 //! Invariant: a file that stands is replaced only by a whole one that its check accepted, and a revision is
 //! called applied only when every shipper was reloaded with it.

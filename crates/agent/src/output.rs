@@ -13,39 +13,46 @@ use std::path::{Path, PathBuf};
 
 /// Longest file that is compared, in bytes; a longer one is not what we wrote.
 const MAX_FILE: u64 = 32 * 1024 * 1024;
-/// Begins the name of the new file. Hidden, so that `conf.d/*.conf` does not read it.
+/// Begins the name of the new file. Hidden, so that the `conf.d/*.conf` of most programs does not read it.
 const PREFIX: &str = ".pikepole-new.";
+/// Ends it, unless a check has to know the file by its ending: to the globs of Go a hidden file is one like any.
+const SUFFIX: &str = ".tmp";
 
 /// Where an output really is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
     path: PathBuf,
     candidate: PathBuf,
+    /// What the new file would be called if it had a check, or none: somebody may have changed that.
+    other: PathBuf,
     owner: Option<(u32, u32)>,
     mode: Option<u32>,
 }
 
 impl Place {
-    /// Follows links. The error names the file.
-    pub(crate) fn find(output: &Path) -> Result<Self, String> {
+    /// Follows links. `keeps_ending`: the new file ends like the old one. The error names the file.
+    pub(crate) fn find(output: &Path, keeps_ending: bool) -> Result<Self, String> {
         let failed = |e: io::Error| format!("cannot use {}: {e}", output.display());
         let is_link = fs::symlink_metadata(output).is_ok_and(|m| m.is_symlink());
         let path = if is_link { fs::canonicalize(output).map_err(failed)? } else { output.to_path_buf() };
         let name = path.file_name().ok_or_else(|| format!("{} is no file", output.display()))?;
-        let mut candidate = OsString::from(PREFIX);
-        candidate.push(name);
+        let mut plain = OsString::from(PREFIX);
+        plain.push(name);
+        let mut suffixed = plain.clone();
+        suffixed.push(SUFFIX);
+        let (candidate, other) = if keeps_ending { (plain, suffixed) } else { (suffixed, plain) };
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         if !folder.is_dir() {
             return Err(format!("the folder {} is missing", folder.display()));
         }
-        let candidate = folder.join(candidate);
+        let (candidate, other) = (folder.join(candidate), folder.join(other));
         let (owner, mode) = match fs::metadata(&path) {
             Ok(found) if !found.is_file() => return Err(format!("{} is no regular file", path.display())),
             Ok(found) => (Some((found.uid(), found.gid())), Some(found.mode() & 0o7777)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => (None, None),
             Err(e) => return Err(failed(e)),
         };
-        Ok(Self { path, candidate, owner, mode })
+        Ok(Self { path, candidate, other, owner, mode })
     }
 
     /// Where the new file stands until it takes the old one's place.
@@ -69,7 +76,6 @@ impl Place {
     /// Writes the new file beside the old one, with its owner and mode, and syncs it.
     pub(crate) fn stage(&self, bytes: &[u8], new_mode: u32) -> Result<(), String> {
         let shown = self.candidate.display();
-        self.discard(); // left over by an agent that was killed
         let staged = (|| {
             // Created anew, so that nobody else's link is followed; readable for others only when whole.
             let options = OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
@@ -107,10 +113,12 @@ impl Place {
 
     /// Removes the new file. A failure leaves a hidden file that the next attempt removes.
     pub(crate) fn discard(&self) {
-        match fs::remove_file(&self.candidate) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::debug!(file = %self.candidate.display(), %error, "cannot remove"),
+        for file in [&self.candidate, &self.other] {
+            match fs::remove_file(file) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => tracing::debug!(file = %file.display(), %error, "cannot remove"),
+            }
         }
     }
 }
@@ -124,7 +132,8 @@ mod tests {
     use super::*;
 
     fn replace(path: &Path, text: &str) -> Result<(), String> {
-        let place = Place::find(path)?;
+        let place = Place::find(path, false)?;
+        place.discard();
         place.stage(text.as_bytes(), 0o640)?;
         place.commit()
     }
@@ -180,7 +189,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let (path, victim) = (folder.path().join("f.yml"), folder.path().join("victim"));
         fs::write(&victim, "untouched").unwrap();
-        symlink(&victim, Place::find(&path).unwrap().candidate()).unwrap();
+        symlink(&victim, Place::find(&path, false).unwrap().candidate()).unwrap();
         replace(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");

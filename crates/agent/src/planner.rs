@@ -45,6 +45,8 @@ pub struct Policy {
     pub allow_empty: bool,
     /// Whether there is a command that tells if the shipper is alive.
     pub alive: bool,
+    /// A job that lasts longer is stuck.
+    pub longest: Duration,
 }
 
 /// A roster to be used.
@@ -100,12 +102,18 @@ struct Failure {
     retry_at: Instant,
 }
 
+/// What is under way.
+#[derive(Debug)]
+struct Job {
+    target: Target,
+    began: Instant,
+}
+
 #[derive(Debug)]
 struct Unit {
     policy: Policy,
     in_use: Option<Target>,
-    /// The number of the roster that a job works on.
-    job: Option<Target>,
+    job: Option<Job>,
     waiting: Option<Waiting>,
     failure: Option<Failure>,
     last_reload: Option<Instant>,
@@ -119,6 +127,8 @@ struct Unit {
 pub struct Planner {
     units: Vec<Unit>,
     target: Option<Target>,
+    /// The last roster that nobody refuses.
+    accepted: Option<Target>,
     taken: u64,
 }
 
@@ -136,30 +146,35 @@ impl Planner {
             check_at: None,
             down: None,
         });
-        Self { units: units.collect(), target: None, taken: 0 }
+        Self { units: units.collect(), target: None, accepted: None, taken: 0 }
     }
 
     /// Another roster is to be used.
     pub fn roster(&mut self, roster: Arc<v1::Roster>, now: Instant) {
         self.taken += 1;
         let target = Target { seq: self.taken, hosts: Arc::new(sendable(&roster)), roster };
-        for unit in &mut self.units {
+        for unit in self.units.iter_mut().filter(|unit| !unit.refuses(&target)) {
             let first = unit.waiting.as_ref().map_or(now, |w| w.first);
             unit.waiting = Some(Waiting { first, last: now });
             if let Some(failure) = &mut unit.failure {
                 failure.retry_at = now; // what failed may go well with another roster
             }
         }
+        if !target.hosts.is_empty() {
+            self.accepted = Some(target.clone());
+        }
         self.target = Some(target);
     }
 
     /// What to do now; each only once.
     pub fn poll(&mut self, now: Instant) -> Vec<Action> {
-        let Some(target) = &self.target else { return Vec::new() };
+        let news = (self.target.as_ref(), self.accepted.as_ref());
         let mut actions = Vec::new();
         for (index, unit) in self.units.iter_mut().enumerate() {
-            if unit.due(target).is_some_and(|due| due <= now) {
-                unit.job = Some(target.clone());
+            if let Some(target) = unit.wants(news)
+                && unit.due(target).is_some_and(|due| due <= now)
+            {
+                unit.job = Some(Job { target: target.clone(), began: now });
                 unit.waiting = None;
                 actions.push(Action::Apply { unit: index, target: target.clone() });
             } else if unit.check_due().is_some_and(|due| due <= now) {
@@ -172,14 +187,16 @@ impl Planner {
 
     /// When to poll again, if nothing happens before.
     pub fn next_wake(&self) -> Option<Instant> {
-        let target = self.target.as_ref()?;
-        self.units.iter().flat_map(|unit| [unit.due(target), unit.check_due()]).flatten().min()
+        let news = (self.target.as_ref(), self.accepted.as_ref());
+        let due = |unit: &Unit| unit.wants(news).and_then(|target| unit.due(target));
+        self.units.iter().flat_map(|unit| [due(unit), unit.check_due()]).flatten().min()
     }
 
     /// A job of a unit ended.
     pub fn finished(&mut self, unit: usize, result: Finished, now: Instant) {
         let Some(unit) = self.units.get_mut(unit) else { return };
-        let Some(target) = unit.job.take() else { return };
+        let Some(Job { target, .. }) = unit.job.take() else { return };
+        let newest = unit.wants((self.target.as_ref(), self.accepted.as_ref())).map(|target| target.seq);
         if result.reloaded {
             unit.last_reload = Some(now);
             unit.down = None;
@@ -193,7 +210,7 @@ impl Planner {
             Some((kind, detail)) => {
                 let count = unit.failure.as_ref().filter(|f| f.kind == kind).map_or(0, |f| f.count) + 1;
                 // What came meanwhile is another roster, with which it may go well.
-                let is_newer = self.target.as_ref().is_some_and(|t| t.seq != target.seq);
+                let is_newer = newest.is_some_and(|seq| seq != target.seq);
                 let retry_at = if is_newer { now } else { now + retry_after(kind, count) };
                 unit.failure = Some(Failure { kind, detail, count, retry_at });
             }
@@ -226,7 +243,7 @@ impl Planner {
     }
 
     /// What is wrong: the unit, the kind, a sentence.
-    pub fn troubles(&self) -> Vec<(usize, Kind, String)> {
+    pub fn troubles(&self, now: Instant) -> Vec<(usize, Kind, String)> {
         let mut troubles = Vec::new();
         for (index, unit) in self.units.iter().enumerate() {
             if let Some(failure) = &unit.failure {
@@ -234,6 +251,14 @@ impl Planner {
             }
             if let Some(down) = &unit.down {
                 troubles.push((index, Kind::ShipperDown, down.clone()));
+            }
+            let lasts = unit.job.as_ref().map(|job| now.saturating_duration_since(job.began));
+            if let Some(lasts) = lasts.filter(|lasts| *lasts > unit.policy.longest) {
+                let detail = format!(
+                    "a job began {} s ago, longer than its programs may take; does the disk answer?",
+                    lasts.as_secs()
+                );
+                troubles.push((index, Kind::JobStuck, detail));
             }
             if self.target.as_ref().is_some_and(|target| unit.refuses(target)) {
                 let detail =
@@ -257,9 +282,15 @@ impl Unit {
         target.hosts.is_empty() && !self.policy.allow_empty
     }
 
+    /// Of the newest roster and the last one that has somebody to send to, the one to use. One that is refused
+    /// changes nothing: what was owed before it came still is.
+    fn wants<'a>(&self, (newest, accepted): (Option<&'a Target>, Option<&'a Target>)) -> Option<&'a Target> {
+        if self.refuses(newest?) { accepted } else { newest }
+    }
+
     /// When a job for this roster may begin.
     fn due(&self, target: &Target) -> Option<Instant> {
-        if self.job.is_some() || self.checking || self.refuses(target) {
+        if self.job.is_some() || self.checking {
             return None;
         }
         if self.in_use.as_ref().is_some_and(|used| used.seq == target.seq) && self.failure.is_none() {

@@ -6,20 +6,21 @@
 //! agent is told to stop have a moment to end; what they leave undone, the next start does.
 
 mod agent;
+mod follow;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pikepole_api::client::{Client, Event, Target, Watch};
+use pikepole_api::client::{Event, Target, Watch};
 use pikepole_config::ConfigError;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::apply::Applier;
+use crate::apply::{self, Applier};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::guard;
@@ -30,9 +31,11 @@ use crate::status::{Status, server};
 use crate::template::variables;
 use crate::trouble::Kind;
 use agent::{Agent, Outlets};
+use follow::{Certificates, Progress, follow};
 
-/// After this without any answer the roster on disk is used.
-const DISK_AFTER: Duration = Duration::from_secs(5);
+/// After this without any answer the roster on disk is used; what a directory says later is simply the next one.
+/// To use it early costs nothing: what was rendered and reloaded with it is not again.
+const DISK_AFTER: Duration = Duration::from_millis(50);
 /// For jobs that run when the agent is told to stop.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
@@ -105,12 +108,13 @@ pub async fn run_watched(
         tasks.spawn(server::serve(listener, published.subscribe(), clock));
     }
     let (news, events) = mpsc::channel(4);
-    let (applied, progress) = watch::channel(None);
+    let (told_progress, progress) = watch::channel(Progress::default());
     tasks.spawn(follow(watch, Certificates::new(config.clone()), news, progress));
     let keeper = tokio::spawn(keep_rosters(applier.clone(), keeping));
     tracing::info!(id = %config.agent.id, fleet = %words(&target), renders = config.renders.len(), "agent runs");
     let looks = Looks { guard, carried };
-    Loop { agent, applier, jobs: JoinSet::new(), running: HashMap::new(), published, applied, looks }
+    let (jobs, running) = (JoinSet::new(), HashMap::new());
+    Loop { agent, applier, jobs, running, published, progress: told_progress, seen: 0, looks }
         .run(events, stop)
         .await;
     if let Some(log_path) = log_path {
@@ -133,78 +137,10 @@ fn policies(config: &Config, units: &[Vec<usize>]) -> Vec<Policy> {
             spacing: renders().map(|r| r.spacing).max().unwrap_or_default(),
             allow_empty: renders().all(|r| r.allow_empty),
             alive: renders().any(|r| r.alive.is_some()),
+            longest: apply::longest(renders()),
         }
     };
     units.iter().map(policy).collect()
-}
-
-/// Hands on what the watch sees; tells the directory at once when more is applied.
-async fn follow(
-    mut watch: Watch,
-    mut files: Certificates,
-    news: mpsc::Sender<Event>,
-    mut applied: watch::Receiver<Option<u64>>,
-) {
-    loop {
-        tokio::select! {
-            event = watch.next() => {
-                if matches!(event, Event::Trouble(_))
-                    && let Some(clients) = files.renewed()
-                {
-                    watch.replace_clients(clients);
-                }
-                if news.send(event).await.is_err() {
-                    return;
-                }
-            }
-            changed = applied.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                watch.set_applied(*applied.borrow_and_update());
-            }
-        }
-    }
-}
-
-/// The files of TLS, which somebody renews: after a failure they are read again if they have changed.
-struct Certificates {
-    config: Config,
-    seen: Vec<Option<(std::time::SystemTime, u64)>>,
-}
-
-impl Certificates {
-    fn new(config: Config) -> Self {
-        let mut files = Self { config, seen: Vec::new() };
-        files.seen = files.stamps();
-        files
-    }
-
-    /// Three small files at most: read in place.
-    fn renewed(&mut self) -> Option<Vec<Client>> {
-        let now = self.stamps();
-        if now == self.seen {
-            return None;
-        }
-        match self.config.clients() {
-            Ok(clients) => {
-                self.seen = now;
-                tracing::info!("changed certificates are used");
-                Some(clients)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "changed certificates are not used, the last good ones stay");
-                None
-            }
-        }
-    }
-
-    fn stamps(&self) -> Vec<Option<(std::time::SystemTime, u64)>> {
-        let tls = &self.config.directory.tls;
-        let identity = tls.identity.iter().flat_map(|(cert, key)| [cert, key]);
-        let stamp = |path| std::fs::metadata(path).ok().and_then(|m| Some((m.modified().ok()?, m.len())));
-        tls.ca.iter().chain(identity).map(stamp).collect()
-    }
 }
 
 /// Keeps the newest roster on disk, one write at a time.
@@ -220,14 +156,22 @@ async fn keep_rosters(applier: Applier, mut rosters: watch::Receiver<Option<Kept
     }
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Running {
+    Applying { unit: usize },
+    Checking { unit: usize },
+}
+
 struct Loop {
     agent: Agent,
     applier: Applier,
     jobs: JoinSet<Done>,
-    /// The unit of each job, for those that end without saying.
-    running: HashMap<Id, usize>,
+    /// What each job is, for those that end without saying.
+    running: HashMap<Id, Running>,
     published: watch::Sender<Arc<Status>>,
-    applied: watch::Sender<Option<u64>>,
+    progress: watch::Sender<Progress>,
+    /// Events of the watch.
+    seen: u64,
     looks: Looks,
 }
 
@@ -248,7 +192,10 @@ impl Loop {
             tokio::select! {
                 () = &mut stop => break,
                 event = events.recv() => match event {
-                    Some(event) => self.agent.saw(event, Instant::now()),
+                    Some(event) => {
+                        self.seen += 1;
+                        self.agent.saw(event, Instant::now());
+                    }
                     None => break, // the watch ended, which it never does by itself
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.ended(done),
@@ -276,7 +223,7 @@ impl Loop {
         let now = Instant::now();
         for action in self.agent.planner.poll(now) {
             let applier = self.applier.clone();
-            let (unit, handle) = match action {
+            let (running, handle) = match action {
                 Action::Apply { unit, target } => {
                     let job = self.jobs.spawn(async move {
                         let began = Instant::now();
@@ -284,20 +231,22 @@ impl Loop {
                         let result = applier.apply(unit, target.roster).await;
                         Done::Applied { unit, revision, result, took: began.elapsed() }
                     });
-                    (unit, job)
+                    (Running::Applying { unit }, job)
                 }
                 Action::CheckAlive { unit } => {
                     let job = self.jobs.spawn(async move {
                         Done::Checked { unit, result: applier.check_alive(unit).await }
                     });
-                    (unit, job)
+                    (Running::Checking { unit }, job)
                 }
             };
-            self.running.insert(handle.id(), unit);
+            self.running.insert(handle.id(), running);
         }
         let status = self.agent.status(self.applier.state_error(), now);
-        let applied = status.applied;
-        self.applied.send_if_modified(|held| std::mem::replace(held, applied) != applied);
+        let is_applying = self.running.values().any(|running| matches!(running, Running::Applying { .. }));
+        let is_busy = is_applying || self.agent.is_carried_later();
+        let progress = Progress { seen: self.seen, is_busy, applied: status.applied };
+        self.progress.send_if_modified(|told| std::mem::replace(told, progress) != progress);
         self.published.send_replace(Arc::new(status));
     }
 
@@ -313,11 +262,16 @@ impl Loop {
                 self.agent.planner.checked(unit, result, now);
             }
             Err(error) => {
-                let Some(unit) = self.running.remove(&error.id()) else { return };
-                let failure = Some((Kind::WriteFailed, "the job ended unexpectedly".to_string()));
-                let result = Finished { written: false, reloaded: false, failure };
-                self.agent.planner.checked(unit, Ok(()), now);
-                self.agent.planner.finished(unit, result, now);
+                let why = "the job ended unexpectedly".to_string();
+                match self.running.remove(&error.id()) {
+                    Some(Running::Applying { unit }) => {
+                        let failure = Some((Kind::WriteFailed, why));
+                        let result = Finished { written: false, reloaded: false, failure };
+                        self.agent.planner.finished(unit, result, now);
+                    }
+                    Some(Running::Checking { unit }) => self.agent.planner.checked(unit, Err(why), now),
+                    None => {}
+                }
             }
         }
     }
@@ -340,29 +294,43 @@ fn uuid() -> String {
 
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn certificates_that_were_renewed_are_read_again_and_damaged_ones_are_not_used() {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_roster_on_disk_is_used_at_once_when_directories_accept_and_are_silent() {
         let folder = tempfile::TempDir::new().unwrap();
-        let ca = folder.path().join("ca.pem");
-        std::fs::write(&ca, "").unwrap();
+        let silent = [
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        ];
+        let urls = silent.each_ref().map(|listener| format!("http://{}", listener.local_addr().unwrap()));
         let text = format!(
-            "[directory]\nurls = [\"https://localhost:1\"]\nfleet = \"f\"\nca = {ca:?}\n\
-             [[render]]\ntemplate = \"builtin:hosts-json\"\noutput = \"/tmp/x\"\n"
+            "[directory]\nurls = {urls:?}\nfleet = \"f\"\n[agent]\nstate = {:?}\n[[render]]\n\
+             template = \"builtin:hosts-json\"\noutput = {:?}\n",
+            folder.path().join("state"),
+            folder.path().join("hosts.json")
         );
-        let mut files = super::Certificates::new(super::Config::parse(&text, |_| None).unwrap());
-        assert!(files.renewed().is_none(), "nothing changed");
-        std::fs::write(&ca, "half of a certificate").unwrap();
-        assert!(files.renewed().is_none());
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["ca".into()]).unwrap();
-        std::fs::write(&ca, params.self_signed(&key).unwrap().pem()).unwrap();
-        assert!(files.renewed().is_some());
-        assert!(files.renewed().is_none(), "nothing changed since");
+        let config = Config::parse(&text, |_| None).unwrap();
+        let roster = "{\"fleet\":\"f\",\"dc\":\"d\",\"region\":\"r\",\"revision\":7,\"published_at\":\
+                      \"2026-11-22T10:00:00.123Z\",\"members\":[{\"instance_id\":\"i\",\"address\":\
+                      \"10.0.0.1:5044\",\"zone\":null,\"state\":\"active\"}]}";
+        let kept = Kept::new(serde_json::from_str(roster).unwrap(), None, None);
+        State::open(&config.agent.state).unwrap().keep_roster(&kept).unwrap();
+        let (published, mut seen) = watch::channel(Arc::default());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let began = Instant::now();
+        let running = tokio::spawn(run_watched(config, None, Clock::system(), published, async {
+            drop(stopped.await)
+        }));
+        seen.wait_for(|status: &Arc<Status>| status.applied == Some(7)).await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(100), "{:?} of paused time", began.elapsed());
+        drop(stop);
+        running.await.unwrap().unwrap();
     }
 
     #[test]
     fn a_start_has_a_uuid_of_its_own() {
-        let (a, b) = (super::uuid(), super::uuid());
+        let (a, b) = (uuid(), uuid());
         assert_ne!(a, b);
         assert_eq!((a.len(), a.as_bytes()[14]), (36, b'4'), "{a}");
         assert!(b"89ab".contains(&a.as_bytes()[19]), "{a}");

@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::frame;
+use crate::planner::sendable;
 
 /// Longest file that is read, in bytes: a roster is at most 8 MiB.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
@@ -38,6 +39,27 @@ pub(crate) struct Kept {
     pub(crate) roster: v1::Roster,
     /// When its source last confirmed it.
     pub(crate) confirmed_at: Option<Rfc3339>,
+    /// If nobody is in it, the last one before that had somebody to send to: what shippers use as long as an
+    /// empty one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) accepted: Option<v1::Roster>,
+}
+
+impl Kept {
+    /// `accepted`: the last roster, perhaps this one, with somebody to send to.
+    pub(crate) fn new(
+        roster: v1::Roster,
+        confirmed_at: Option<Rfc3339>,
+        accepted: Option<&v1::Roster>,
+    ) -> Self {
+        let accepted = if sendable(&roster).is_empty() { accepted.cloned() } else { None };
+        Self { roster, confirmed_at, accepted }
+    }
+
+    /// The last roster with somebody to send to.
+    pub(crate) fn accepted(&self) -> Option<&v1::Roster> {
+        self.accepted.as_ref().or_else(|| (!sendable(&self.roster).is_empty()).then_some(&self.roster))
+    }
 }
 
 /// The hash of the content each output's shipper was last reloaded with.

@@ -194,12 +194,13 @@ impl std::fmt::Debug for Env {
 
 impl Env {
     fn hide(&self, text: String) -> String {
-        self.secrets().iter().fold(text, |text, value| text.replace(value, "***"))
+        conceal(text, &self.secrets())
     }
 
     fn secrets(&self) -> BTreeSet<String> {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.iter().filter(|v| v.len() >= LEAST_SECRET).cloned().collect()
+        let long = used.iter().filter(|v| v.len() >= LEAST_SECRET);
+        long.flat_map(|v| filters::spellings(v).chain([v.clone()])).collect()
     }
 }
 
@@ -209,6 +210,13 @@ impl Object for Env {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(value.clone());
         Some(Value::from(value))
     }
+}
+
+/// Without these values: the longest first, which may contain another.
+pub(crate) fn conceal(text: String, values: &BTreeSet<String>) -> String {
+    let mut values: Vec<&String> = values.iter().collect();
+    values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+    values.into_iter().fold(text, |text, value| text.replace(value.as_str(), "***"))
 }
 
 /// Refuses what is too long.

@@ -16,6 +16,8 @@ const REPEAT: Duration = Duration::from_secs(3600);
 pub enum Kind {
     /// No directory answers with a roster.
     DirectoryUnreachable,
+    /// Every roster that directories offer is older than the one that is held.
+    RosterOlder,
     /// The source has not confirmed the roster for too long, says the directory.
     RosterStale,
     /// The roster is empty, and that is not to be rendered.
@@ -30,6 +32,8 @@ pub enum Kind {
     ReloadFailed,
     /// The shipper is not alive.
     ShipperDown,
+    /// A job lasts longer than its programs may take.
+    JobStuck,
     /// The state folder cannot be written.
     StateFailed,
     /// A disk will soon be full.
@@ -61,6 +65,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DirectoryUnreachable => "directory_unreachable",
+            Self::RosterOlder => "roster_older",
             Self::RosterStale => "roster_stale",
             Self::RosterEmpty => "roster_empty",
             Self::TemplateFailed => "template_failed",
@@ -68,6 +73,7 @@ impl Kind {
             Self::WriteFailed => "write_failed",
             Self::ReloadFailed => "reload_failed",
             Self::ShipperDown => "shipper_down",
+            Self::JobStuck => "job_stuck",
             Self::StateFailed => "state_failed",
             Self::DiskFilling => "disk_filling",
             Self::DiskLow => "disk_low",

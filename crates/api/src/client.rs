@@ -34,6 +34,16 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(10);
 /// For a TCP connection to be made.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// A connection on which nothing moves is probed after this time, and so kept in mind by whatever counts idle
+/// ones on the way.
+const PROBE_AFTER: Duration = Duration::from_secs(3);
+/// Between two probes that nobody answers.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// So many of them, and the host is gone: it vanished without a word. A long poll would wait for it to its end.
+const PROBES: u32 = 3;
+/// The same for bytes that nobody acknowledges.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -170,6 +180,11 @@ impl Client {
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIME));
         tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(PROBE_AFTER));
+        tcp.set_keepalive_interval(Some(PROBE_EVERY));
+        tcp.set_keepalive_retries(Some(PROBES));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
         let http = HttpClient::builder(TokioExecutor::new()).build(connector(tcp));
         Ok(Self { base: url.trim_end_matches('/').to_string(), authorization, http })
     }
@@ -203,10 +218,19 @@ impl Client {
             confirmed_at: flag(headers::CONFIRMED_AT).and_then(time::parse),
             stale: flag(headers::STALE) == Some("true"),
         };
+        // What has no revision was answered by somebody on the way, and confirms nothing.
+        let revision = flag(headers::REVISION).and_then(|text| text.parse::<u64>().ok());
+        let Some(revision) = revision else { return Err(self.garbage("no revision")) };
         if status == StatusCode::NOT_MODIFIED {
+            if poll.after != Some(revision) {
+                return Err(self.garbage(&format!("\"not modified\" about revision {revision}")));
+            }
             return Ok(Polled::Unchanged(freshness));
         }
         let roster: v1::Roster = self.read(&body)?;
+        if roster.revision != revision {
+            return Err(self.garbage("a roster of another revision than its head says"));
+        }
         roster.to_domain().map_err(|e| self.garbage(&format!("a name in the roster {e}")))?;
         Ok(Polled::Roster(roster, freshness))
     }

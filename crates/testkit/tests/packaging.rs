@@ -92,7 +92,8 @@ fn a_unit_checks_its_configuration_and_comes_back() {
         let start = format!("/usr/bin/pikepole {verb} -c /etc/pikepole/{verb}.toml");
         for line in [
             format!("ConditionPathExists=/etc/pikepole/{verb}.toml"),
-            format!("ExecStartPre={start} --check"),
+            // A template that fails does not keep an agent from its other work.
+            format!("ExecStartPre={}{start} --check", if verb == "agent" { "-" } else { "" }),
             format!("ExecStart={start}"),
             format!("StateDirectory=pikepole/{verb}"),
             "Restart=always".into(),

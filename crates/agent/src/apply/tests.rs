@@ -143,6 +143,38 @@ async fn a_unit_is_reloaded_once_for_all_its_files() {
 }
 
 #[tokio::test]
+async fn whether_the_shipper_is_alive_is_asked_once_for_all_files_of_a_unit() {
+    let mut rig = Rig::new();
+    rig.add("two.json");
+    rig.add("three.json");
+    let asked = rig.path("asked");
+    for render in &mut rig.renders {
+        render.alive = sh(format!("echo asked >> {}", asked.display()));
+    }
+    let applier = rig.start();
+    assert_eq!(applier.apply(0, roster(&[1])).await.failure, None);
+    assert_eq!(rig.read("asked").lines().count(), 1);
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_left_over_is_removed_also_when_nothing_is_new() {
+    let mut rig = Rig::new();
+    rig.start().apply(0, roster(&[1])).await;
+    for left in [".pikepole-new.one.json", ".pikepole-new.one.json.tmp"] {
+        std::fs::write(rig.path(left), "half").unwrap();
+        rig.start().apply(0, roster(&[1])).await;
+        rig.assert_no_leftovers();
+    }
+    // Without a check nobody takes it for one of the files it stands among.
+    let seen = rig.path("seen");
+    rig.renders[0].check =
+        sh(format!("ls -A {} > {}; : {{candidate}}", rig.folder.path().display(), seen.display()));
+    rig.start().apply(0, roster(&[2])).await;
+    assert!(rig.read("seen").lines().any(|name| name == ".pikepole-new.one.json"), "a check sees the ending");
+    assert!(Place::find(&rig.path("one.json"), false).unwrap().candidate().extension().unwrap() == "tmp");
+}
+
+#[tokio::test]
 async fn a_reload_that_failed_is_owed_until_it_goes_well_also_after_a_restart() {
     let mut rig = Rig::new();
     let good = rig.renders[0].reload.clone();

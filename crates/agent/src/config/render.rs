@@ -1,6 +1,6 @@
 //! `[[render]]`: one file that is rendered from the roster, and what is done with it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pikepole_config::Section;
@@ -18,7 +18,8 @@ pub struct RenderConfig {
     pub check: Option<Command>,
     /// Has the shipper take the new file.
     pub reload: Option<Command>,
-    /// Tells, by its exit code, whether the shipper is alive.
+    /// Tells, by its exit code, whether the shipper is alive. If it is not configured, and a unit of systemd is
+    /// reloaded, systemd is asked.
     pub alive: Option<Command>,
     /// How long after a reload that is asked for the first time.
     pub alive_after: Duration,
@@ -65,10 +66,7 @@ pub(super) fn render(mut s: Section<'_>) -> Option<RenderConfig> {
         s.mistake("check", "must name {candidate}, or it would check the old file");
     }
     let reload = command(&mut s, "reload");
-    let alive = command(&mut s, "alive");
-    if alive.is_some() && reload.is_none() {
-        s.mistake("alive", "needs a reload");
-    }
+    let alive = alive(&mut s, reload.as_ref());
     let alive_after = s.duration("alive_after", 0..=60).unwrap_or(Duration::from_secs(2));
     let spacing = s.duration("spacing", 0..=3600).unwrap_or(Duration::from_secs(3));
     let quiet = s.duration("quiet", 0..=300).unwrap_or(Duration::from_secs(2));
@@ -119,4 +117,28 @@ fn command(s: &mut Section<'_>, key: &str) -> Option<Command> {
         s.mistake(key, "a program and its arguments, like [\"systemctl\", \"restart\", \"filebeat\"]");
     }
     Some(Command(words))
+}
+
+/// An empty list switches it off: a unit that ends after its work is never active.
+fn alive(s: &mut Section<'_>, reload: Option<&Command>) -> Option<Command> {
+    if !s.has("alive") {
+        s.texts("alive"); // so that a near miss is recognised
+        return of_systemd(reload?);
+    }
+    let words = s.texts("alive");
+    if reload.is_none() {
+        s.mistake("alive", "needs a reload");
+    }
+    if words.first().is_some_and(String::is_empty) {
+        s.mistake("alive", "a program and its arguments, or [] for none");
+    }
+    (!words.is_empty()).then_some(Command(words))
+}
+
+fn of_systemd(reload: &Command) -> Option<Command> {
+    const VERBS: [&str; 4] = ["restart", "reload", "reload-or-restart", "try-restart"];
+    let [program, verb, unit] = &reload.0[..] else { return None };
+    let is_systemctl = Path::new(program).file_name().is_some_and(|name| name == "systemctl");
+    let is_unit = is_systemctl && VERBS.contains(&verb.as_str()) && !unit.starts_with('-');
+    is_unit.then(|| Command([program, "is-active", "--quiet", unit].map(String::from).into()))
 }

@@ -124,6 +124,32 @@ fn files_with_one_reload_are_one_unit() {
 }
 
 #[test]
+fn whether_a_unit_of_systemd_is_alive_need_not_be_configured() {
+    let alive = |lines: &str| {
+        let config = parse(&format!("{DIRECTORY}{RENDER}{lines}")).unwrap();
+        config.renders[0].alive.as_ref().map(|command| command.0.join(" "))
+    };
+    for verb in ["restart", "reload", "reload-or-restart", "try-restart"] {
+        let asked = alive(&format!("reload = [\"systemctl\", \"{verb}\", \"filebeat\"]\n"));
+        assert_eq!(asked.as_deref(), Some("systemctl is-active --quiet filebeat"));
+    }
+    let path = alive("reload = [\"/bin/systemctl\", \"restart\", \"a.service\"]\n");
+    assert_eq!(path.as_deref(), Some("/bin/systemctl is-active --quiet a.service"));
+    let restart = "reload = [\"systemctl\", \"restart\", \"filebeat\"]\n";
+    assert_eq!(alive(&format!("{restart}alive = [\"pgrep\", \"x\"]\n")).as_deref(), Some("pgrep x"));
+    for none in [
+        &format!("{restart}alive = []\n"),
+        "",
+        "reload = [\"nginx\", \"-s\", \"reload\"]\n",
+        "reload = [\"systemctl\", \"daemon-reload\"]\n",
+        "reload = [\"systemctl\", \"restart\", \"a\", \"b\"]\n",
+        "reload = [\"systemctl\", \"restart\", \"--all\"]\n",
+    ] {
+        assert_eq!(alive(none), None, "{none}");
+    }
+}
+
+#[test]
 fn a_place_is_as_good_as_a_name() {
     let text =
         format!("[directory]\nurls = [\"https://a\", \"https://b\"]\ndc = \"d\"\nregion = \"r\"\n{RENDER}");
@@ -156,7 +182,7 @@ fn the_examples_of_the_docs_are_configurations() {
 }
 
 #[test]
-fn the_examples_of_the_log_path_are_configurations() {
+fn the_examples_of_the_other_pages_are_configurations() {
     let pages = [
         include_str!("../../../../README.md"),
         include_str!("../../../../docs/relay.md"),
@@ -164,10 +190,11 @@ fn the_examples_of_the_log_path_are_configurations() {
         include_str!("../../../../docs/balance.md"),
         include_str!("../../../../docs/migration.md"),
     ];
-    let is_ours =
-        |text: &&str| ["[relay]", "[[tail]]", "[collectors]"].iter().any(|part| text.contains(part));
+    let is_ours = |text: &&str| {
+        ["[relay]", "[[tail]]", "[collectors]", "[[render]]"].iter().any(|part| text.contains(part))
+    };
     let found: Vec<&str> = pages.iter().flat_map(|page| examples(page)).filter(is_ours).collect();
-    assert!(found.len() >= 4, "{found:?}");
+    assert!(found.len() >= 5, "{found:?}");
     for example in found {
         let is_key = |line: &str| line.starts_with("# ") && line.contains(" = ");
         let uncommented = |line: &str| format!("{}\n", if is_key(line) { &line[2..] } else { line });
@@ -178,6 +205,21 @@ fn the_examples_of_the_log_path_are_configurations() {
             parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
         }
     }
+}
+
+#[test]
+fn every_key_that_was_agreed_on_is_accepted() {
+    let mut text = String::new();
+    for line in include_str!("tests/every-key.toml").lines() {
+        // Optional keys are commented out, several on a line; what follows them is about them.
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let keys = line.split("  #").next().unwrap_or(line);
+        text.extend(keys.split("; ").map(|key| format!("{key}\n")));
+    }
+    let config = parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert!(config.guard.is_some() && config.log_path.is_some());
+    let alive = config.renders[0].alive.as_ref().unwrap();
+    assert_eq!(alive.0, ["systemctl", "is-active", "--quiet", "filebeat"], "a shipper that is down is told");
 }
 
 #[test]

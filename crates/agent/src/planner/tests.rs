@@ -4,7 +4,9 @@ use super::*;
 
 const QUIET: Duration = Duration::from_secs(2);
 const SPACING: Duration = Duration::from_secs(3);
-const POLICY: Policy = Policy { quiet: QUIET, spacing: SPACING, allow_empty: false, alive: false };
+const LONGEST: Duration = Duration::from_secs(100);
+const POLICY: Policy =
+    Policy { quiet: QUIET, spacing: SPACING, allow_empty: false, alive: false, longest: LONGEST };
 
 fn roster(revision: u64, hosts: &[u8]) -> Arc<v1::Roster> {
     let member = |n: &u8| v1::Member {
@@ -150,12 +152,12 @@ fn a_check_that_failed_is_tried_with_the_next_roster_and_seldom_without() {
     planner.roster(roster(2, &[1]), now);
     jobs(&mut planner, now);
     planner.finished(0, failed(Kind::CheckFailed), now);
-    assert_eq!(planner.troubles(), [(0, Kind::CheckFailed, "why".into())]);
+    assert_eq!(planner.troubles(now), [(0, Kind::CheckFailed, "why".into())]);
     assert_eq!(planner.next_wake(), Some(now + SLOW_RETRY));
     planner.roster(roster(3, &[1, 4]), now + Duration::from_secs(1));
     assert_eq!(jobs(&mut planner, now + Duration::from_secs(1)), [(0, 3)]);
     planner.finished(0, DONE, now + Duration::from_secs(1));
-    assert_eq!((planner.troubles(), planner.applied()), (vec![], Some(3)));
+    assert_eq!((planner.troubles(now), planner.applied()), (vec![], Some(3)));
 }
 
 #[test]
@@ -180,12 +182,38 @@ fn an_empty_roster_is_rendered_only_where_that_is_allowed() {
     let now = Instant::now();
     planner.roster(roster(2, &[]), now);
     assert_eq!(jobs(&mut planner, now), [(1, 2)]);
-    assert_eq!(planner.troubles()[0].1, Kind::RosterEmpty);
+    assert_eq!(planner.troubles(now)[0].1, Kind::RosterEmpty);
     planner.finished(1, DONE, now);
     assert_eq!(planner.applied(), None);
     planner.roster(roster(3, &[1]), now + SPACING);
     assert_eq!(jobs(&mut planner, now + SPACING).first(), Some(&(0, 3)));
-    assert_eq!(planner.troubles(), []);
+    assert_eq!(planner.troubles(now), []);
+}
+
+#[test]
+fn what_is_owed_is_done_while_an_empty_roster_is_refused() {
+    let (mut planner, now) = settled();
+    planner.roster(roster(2, &[1]), now);
+    assert_eq!(jobs(&mut planner, now), [(0, 2)]);
+    planner.roster(roster(3, &[]), now);
+    planner.finished(0, failed(Kind::ReloadFailed), now);
+    let due = planner.next_wake().expect("the reload is owed");
+    assert_eq!((due, jobs(&mut planner, due)), (now + SPACING, vec![(0, 2)]));
+    planner.finished(0, DONE, due);
+    assert_eq!((planner.applied(), planner.next_wake()), (Some(2), None));
+    assert_eq!(planner.troubles(due)[0].1, Kind::RosterEmpty);
+}
+
+#[test]
+fn a_job_that_lasts_longer_than_its_programs_may_is_told() {
+    let (mut planner, now) = settled();
+    planner.roster(roster(2, &[1]), now);
+    jobs(&mut planner, now);
+    assert_eq!(planner.troubles(now + LONGEST), []);
+    let late = now + LONGEST + Duration::from_secs(1);
+    assert_eq!(planner.troubles(late)[0].1, Kind::JobStuck);
+    planner.finished(0, DONE, late);
+    assert_eq!(planner.troubles(late), []);
 }
 
 #[test]
@@ -199,10 +227,10 @@ fn a_shipper_that_died_is_noticed_and_so_is_its_return() {
     assert_eq!(due, now + ALIVE_EVERY);
     assert!(matches!(planner.poll(due)[..], [Action::CheckAlive { unit: 0 }]));
     planner.checked(0, Err("inactive".into()), due);
-    assert_eq!(planner.troubles(), [(0, Kind::ShipperDown, "inactive".into())]);
+    assert_eq!(planner.troubles(now), [(0, Kind::ShipperDown, "inactive".into())]);
     planner.poll(due + ALIVE_EVERY);
     planner.checked(0, Ok(()), due + ALIVE_EVERY);
-    assert_eq!(planner.troubles(), []);
+    assert_eq!(planner.troubles(now), []);
 }
 
 #[derive(Debug, Clone)]

@@ -49,10 +49,20 @@ pub(super) struct Agent {
     last_answer: Instant,
     failures: usize,
     last_error: Option<ClientError>,
+    /// What a directory offered last that is older than what is held, since one was accepted.
+    older: Option<Older>,
+    /// The last roster with somebody to send to.
+    accepted: Option<Arc<v1::Roster>>,
     book: Book,
     guard: Option<guard::Report>,
     log_path: Option<log_path::Report>,
     carries: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Older {
+    url: String,
+    revision: u64,
 }
 
 /// Where rosters go.
@@ -106,6 +116,8 @@ impl Agent {
             last_answer: Instant::now(),
             failures: 0,
             last_error: None,
+            older: None,
+            accepted: None,
             book: Book::default(),
             guard: None,
             log_path: None,
@@ -118,6 +130,10 @@ impl Agent {
         match event {
             Event::Roster(roster, freshness) => {
                 self.answered(now);
+                if sendable(&roster).is_empty() {
+                    // It may be refused. What is owed from before the start is owed for the one on disk.
+                    self.use_kept(now);
+                }
                 self.kept = None;
                 self.is_from_disk = false;
                 self.freshness = freshness;
@@ -139,8 +155,14 @@ impl Agent {
                 self.failed(Some(error), now);
             }
             Event::Older { url, revision } => {
-                tracing::warn!(%url, revision, "an older roster is refused; what is held stays");
                 self.base.counts.older += 1;
+                let older = Some(Older { url, revision });
+                if self.older != older
+                    && let Some(Older { url, revision }) = &older
+                {
+                    tracing::warn!(%url, revision, "an older roster is refused; what is held stays");
+                }
+                self.older = older;
                 self.failed(None, now);
             }
             Event::Shortened(wait) => {
@@ -158,6 +180,12 @@ impl Agent {
         tracing::info!(revision, ?confirmed, "the last good roster is used");
         self.freshness = Freshness { confirmed_at: kept.confirmed_at.map(|at| at.0), stale: false };
         self.is_from_disk = true;
+        if let Some(accepted) = kept.accepted {
+            let accepted = Arc::new(accepted);
+            self.taken.push_back(accepted.revision);
+            self.accepted = Some(Arc::clone(&accepted));
+            self.planner.roster(accepted, now);
+        }
         self.take(Arc::new(kept.roster), now);
     }
 
@@ -175,6 +203,7 @@ impl Agent {
         self.last_answer = now;
         self.failures = 0;
         self.last_error = None;
+        self.older = None;
     }
 
     fn failed(&mut self, error: Option<ClientError>, now: Instant) {
@@ -190,6 +219,9 @@ impl Agent {
         self.base.counts.rosters += 1;
         tracing::info!(fleet = %roster.fleet, revision = roster.revision, members = roster.members.len(), "roster");
         self.planner.roster(Arc::clone(&roster), now);
+        if !sendable(&roster).is_empty() {
+            self.accepted = Some(Arc::clone(&roster));
+        }
         self.taken.push_back(roster.revision);
         if self.taken.len() > MAX_TAKEN {
             self.taken.pop_front();
@@ -202,7 +234,8 @@ impl Agent {
         let Some(roster) = &self.roster else { return };
         self.kept_at = Some(now);
         let confirmed_at = self.freshness.confirmed_at.map(Rfc3339);
-        self.outlets.keep.send_replace(Some(Kept { roster: v1::Roster::clone(roster), confirmed_at }));
+        let accepted = self.accepted.as_deref();
+        self.outlets.keep.send_replace(Some(Kept::new(v1::Roster::clone(roster), confirmed_at, accepted)));
     }
 
     /// A job ended.
@@ -276,6 +309,12 @@ impl Agent {
         status
     }
 
+    /// Whether the log path has yet to come to use the newest roster.
+    pub(super) fn is_carried_later(&self) -> bool {
+        let carried = self.log_path.as_ref().and_then(|report| report.applied);
+        self.carries && carried != self.roster.as_ref().map(|roster| roster.revision)
+    }
+
     /// The revision that shippers and log path both use: of the two, the one that was taken first.
     fn in_use(&self) -> Option<u64> {
         let rendered = self.planner.applied();
@@ -292,15 +331,23 @@ impl Agent {
 
     fn troubles(&self, state_error: Option<String>, now: Instant) -> Vec<(Kind, String, String)> {
         let mut troubles = Vec::new();
-        for (unit, kind, detail) in self.planner.troubles() {
+        for (unit, kind, detail) in self.planner.troubles(now) {
             let outputs = self.units.get(unit).into_iter().flatten();
             let outputs = outputs.filter_map(|i| self.base.renders.get(*i)).map(|r| r.output.as_str());
             troubles.push((kind, outputs.collect::<Vec<_>>().join(" "), detail));
         }
+        let lasts = now.saturating_duration_since(self.last_answer) >= UNREACHABLE_AFTER;
+        if let (Some(older), Some(roster), true) = (&self.older, &self.roster, lasts) {
+            let detail = format!(
+                "{} offers revision {}, older than {}, which is held and stays; if the directory is right, stop the \
+                 agent, remove roster.rec from its state folder, and start it",
+                older.url, older.revision, roster.revision
+            );
+            troubles.push((Kind::RosterOlder, roster.fleet.clone(), detail));
+        }
         if let Some(error) = &self.last_error {
             // What a person has to put right does not get better by waiting.
             let is_refused = matches!(error, ClientError::Refused { status: 400..=499, .. });
-            let lasts = now.saturating_duration_since(self.last_answer) >= UNREACHABLE_AFTER;
             if is_refused || lasts || self.is_from_disk || self.roster.is_none() {
                 troubles.push((
                     Kind::DirectoryUnreachable,
@@ -321,3 +368,6 @@ impl Agent {
         troubles
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,14 @@ enum Language {
     Json,
 }
 
+/// How a text stands in an output that was written by one of the filters, without the quotes around it.
+pub(super) fn spellings(text: &str) -> impl Iterator<Item = String> {
+    let json = quoted(text, Language::Json);
+    let shell = shell(&Value::from(text)).unwrap_or_default();
+    let all = [quoted(text, Language::Yaml), json, shell];
+    all.into_iter().filter_map(|word| Some(word.get(1..word.len().checked_sub(1)?)?.to_string()))
+}
+
 /// Flow style in YAML, an inline value in TOML: in all three it looks much the same.
 fn data(value: &Value, language: Language, depth: usize) -> Result<String, Error> {
     if depth > MAX_DEPTH {

@@ -145,9 +145,6 @@ impl Watch {
             Ok(Polled::Roster(roster, _)) if roster.fleet != fleet => {
                 Err(client.garbage("the roster of another fleet"))
             }
-            Ok(Polled::Unchanged(_)) if after.is_none() => {
-                Err(client.garbage("\"not modified\" to somebody who has nothing"))
-            }
             other => other,
         };
         match polled {
@@ -195,7 +192,8 @@ fn ending(error: &ClientError) -> Ending {
         ClientError::Refused { status: 408 | 504 | 502, code: None, .. } => Ending::Cut,
         ClientError::Refused { code: Some(ErrorCode::UnknownFleet), .. } => Ending::Unknown,
         ClientError::Refused { retry_after, .. } => Ending::Busy { retry_after: *retry_after },
-        ClientError::TimedOut { .. } | ClientError::Garbage { .. } | ClientError::BadUrl(_) => Ending::Failed,
+        ClientError::TimedOut { .. } => Ending::Silent,
+        ClientError::Garbage { .. } | ClientError::BadUrl(_) => Ending::Failed,
     }
 }
 

@@ -215,7 +215,12 @@ async fn a_fleet_that_becomes_empty_or_vanishes_leaves_the_last_file() {
     let renamed = config.replace("127.0.0.1:0", &address).replace("\"f1\"", "\"f2\"");
     place.write("directory.toml", &renamed);
     let other = place.start().await;
-    agent.trouble("directory_unreachable").await;
+    let told = |s: &serde_json::Value| {
+        let all = s["trouble"].as_array().unwrap().iter();
+        all.filter(|t| t["alert"] == "directory_unreachable")
+            .any(|t| t["detail"].to_string().contains("no fleet"))
+    };
+    agent.until("that the fleet is not known", told).await;
     assert_eq!(proxy.read("hosts.json"), TWO);
     agent.stops().await;
     drop(other);
@@ -225,7 +230,8 @@ async fn a_fleet_that_becomes_empty_or_vanishes_leaves_the_last_file() {
 async fn a_check_or_a_reload_that_fails_holds_applied_back_and_is_told() {
     let directory = Place::new("").start().await;
     let check = "check = [\"sh\", \"-c\", \"! grep -q 10.0.0.66 $0\", \"{candidate}\"]\n";
-    let proxy = Proxy::new(&[&directory.url()], &format!("{PLAIN}{check}"));
+    let reload = PLAIN.replace("echo", "test ! -e broken && echo");
+    let proxy = Proxy::new(&[&directory.url()], &format!("{reload}{check}"));
     let agent = proxy.start().await;
     let before = agent.settled().await;
     directory.place.members(&["10.0.0.1:5044", "10.0.0.66:5044"]);
@@ -235,6 +241,68 @@ async fn a_check_or_a_reload_that_fails_holds_applied_back_and_is_told() {
     directory.place.members(&["10.0.0.1:5044", "10.0.0.7:5044"]);
     agent.until("the trouble to be over", |s| s["trouble"].as_array().unwrap().is_empty()).await;
     assert!(proxy.read("hosts.json").contains("10.0.0.7:5044"));
+    let before = agent.settled().await;
+    std::fs::write(proxy.path("broken"), "").unwrap();
+    directory.place.members(&["10.0.0.7:5044"]);
+    let status = agent.trouble("reload_failed").await;
+    assert_eq!(status["applied"], before["applied"]);
+    assert_eq!(
+        proxy.read("hosts.json"),
+        "[\"10.0.0.7:5044\"]\n",
+        "what is not reloaded is written all the same"
+    );
+    std::fs::remove_file(proxy.path("broken")).unwrap();
+    agent.until("the trouble to be over", |s| s["trouble"].as_array().unwrap().is_empty()).await;
+    agent.settled().await;
+    agent.stops().await;
+}
+
+#[tokio::test]
+async fn an_agent_answers_and_follows_while_a_reload_hangs() {
+    let directory = Place::new("[probe]\nenabled = false\n").start().await;
+    let reload = "reload = [\"sh\", \"-c\", \"until test -e go; do sleep 0.01; done\"]\nspacing = \"0\"\n";
+    let proxy = Proxy::new(&[&directory.url()], reload);
+    let agent = proxy.start().await;
+    agent.until("a roster", |s| s["roster"]["members"] == 2).await;
+    directory.place.members(&["10.0.0.1:5044"]);
+    let status = agent.until("the next roster", |s| s["roster"]["members"] == 1).await;
+    assert!(status["applied"].is_null(), "{status}");
+    std::fs::write(proxy.path("go"), "").unwrap();
+    agent.settled().await;
+    assert_eq!(proxy.read("hosts.json"), "[\"10.0.0.1:5044\"]\n");
+    agent.stops().await;
+}
+
+#[tokio::test]
+async fn a_template_that_fails_keeps_no_agent_from_starting() {
+    let directory = Place::new("").start().await;
+    let proxy = Proxy::new(&[&directory.url()], PLAIN);
+    for (text, words) in [("{{ hosts[7] }}\n", "undefined"), ("{% for x %}\n", "syntax error")] {
+        std::fs::write(proxy.path("t.j2"), text).unwrap();
+        let config = proxy.read("agent.toml");
+        let config = config.replace("builtin:hosts-json", proxy.path("t.j2").to_str().unwrap());
+        std::fs::write(proxy.path("agent.toml"), config).unwrap();
+        let agent = proxy.start().await;
+        let status = agent.trouble("template_failed").await;
+        assert!(status["trouble"].to_string().contains(words), "{status}");
+        assert!(!proxy.path("hosts.json").exists());
+        agent.stops().await;
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_of_5000_reaches_the_file() {
+    let place = Place::new("[guard]\nobserve_only = true\n[probe]\nenabled = false\n");
+    let address = |n: u32| format!("{}:5044", std::net::Ipv4Addr::from(0x0a00_0000 + n));
+    let addresses: Vec<String> = (1..=5000).map(address).collect();
+    place.members(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
+    let directory = place.start().await;
+    let proxy = Proxy::new(&[&directory.url()], PLAIN);
+    let agent = proxy.start().await;
+    agent.settled().await;
+    let written: std::collections::BTreeSet<String> =
+        serde_json::from_str(&proxy.read("hosts.json")).unwrap();
+    assert_eq!(written, addresses.into_iter().collect());
     agent.stops().await;
 }
 
@@ -293,6 +361,20 @@ async fn an_agent_killed_between_rename_and_reload_owes_the_reload() {
     assert!(pass.out.contains(": reloaded,"), "{pass:?}");
     assert!(proxy.run(&["--once"]).await.out.contains("unchanged"));
     assert_eq!(proxy.reloads(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_that_a_killed_agent_owes_is_made_although_the_fleet_is_empty_by_then() {
+    let directory = Place::new("").start().await;
+    let proxy = Proxy::new(&[&directory.url()], &format!("reload = {KILL}\n"));
+    assert_eq!(proxy.run(&["--once"]).await.code, None, "it was killed");
+    proxy.configure(&[&directory.url()], PLAIN);
+    directory.place.write("members.json", "{\"members\": [], \"desired\": 0}");
+    let agent = proxy.start().await;
+    agent.trouble("roster_empty").await;
+    agent.until("the reload", |s| s["counts"]["reloads"] == 1).await;
+    assert_eq!((proxy.read("hosts.json"), proxy.reloads()), (TWO.into(), 1));
+    agent.stops().await;
 }
 
 #[tokio::test]

@@ -129,7 +129,13 @@ impl Place {
     }
 
     pub(crate) async fn start(self) -> Directory {
-        let mut child = pikepole(&["directory", "-c", &self.config()]).spawn().unwrap();
+        let command = pikepole(&["directory", "-c", &self.config()]);
+        self.start_by(command).await
+    }
+
+    /// By a command of one's own.
+    pub(crate) async fn start_by(self, mut command: Command) -> Directory {
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut log = Vec::new();
         let address = loop {

@@ -62,6 +62,9 @@ pub(super) enum Ending {
     Unchanged { confirmed_at: Option<Timestamp> },
     /// The connection ended, or a gateway lost patience.
     Cut,
+    /// Nothing came, and nothing said that nothing will: a directory that hangs, or something on the way that
+    /// forgot an idle connection.
+    Silent,
     /// The server stops or is full: another one will do.
     Busy { retry_after: Option<Duration> },
     /// No fleet has this name, any more.
@@ -218,7 +221,14 @@ impl Machine {
                 }
                 self.unchanged(confirmed_at, took >= HASTY.min(wait / 2), now)
             }
-            Ending::Cut => self.cut(took, wait, now),
+            Ending::Cut if took < LEAST_CUT || took > wait => self.failed(None, now),
+            Ending::Cut => self.cut(took.mul_f64(0.75), now),
+            Ending::Silent if wait < LEAST_CUT => self.failed(None, now),
+            Ending::Silent => {
+                let verdict = self.cut(wait / 2, now);
+                self.answered = false; // perhaps it hangs: the next poll does not wait, and tells
+                verdict
+            }
             Ending::Busy { retry_after } => self.failed(retry_after, now),
             Ending::Unknown => {
                 self.resolved = !self.resolves; // it may have another name by now
@@ -265,16 +275,14 @@ impl Machine {
         Verdict::Same
     }
 
-    fn cut(&mut self, took: Duration, wait: Duration, now: Instant) -> Verdict {
+    /// A poll that would have come through, had it been shorter.
+    fn cut(&mut self, shorter: Duration, now: Instant) -> Verdict {
         let patience = &mut self.endpoints[self.at];
-        if took < LEAST_CUT || took > wait {
-            return self.failed(None, now);
-        }
         patience.cuts = patience.cuts.saturating_add(1);
         if patience.cuts < BELIEVED_CUTS {
             return self.failed(None, now);
         }
-        patience.wait = took.mul_f64(0.75).max(LEAST_POLL);
+        patience.wait = shorter.max(LEAST_POLL);
         patience.since = Some(now);
         let wait = patience.wait;
         let pause = self.spread(); // or a directory that ended twice, for everybody

@@ -21,8 +21,15 @@ fn roster(revision: u64) -> String {
 }
 
 fn ok(body: &str) -> Vec<u8> {
-    let head = "HTTP/1.1 200 OK\r\nPikepole-Confirmed-At: 2026-11-22T10:00:01.000Z\r\n";
+    let revision = body.split("\"revision\":").nth(1).and_then(|rest| rest.split(',').next());
+    let revision = revision.map(|r| format!("Pikepole-Revision: {r}\r\n")).unwrap_or_default();
+    let head = format!("HTTP/1.1 200 OK\r\n{revision}Pikepole-Confirmed-At: 2026-11-22T10:00:01.000Z\r\n");
     format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// What a cache on the way makes of an answer.
+fn without_revision(answer: &[u8]) -> Vec<u8> {
+    String::from_utf8_lossy(answer).replace("Pikepole-Revision: 5\r\n", "").into_bytes()
 }
 
 /// Reads one request's head; `None` at the end of the connection.
@@ -85,6 +92,9 @@ async fn whatever_is_no_roster_is_trouble_and_the_next_directory_is_asked() {
         ok(&roster(5).replace("10.0.0.1:5044", "10.0.0.1")),
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"fleet\"".to_vec(),
         b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
+        b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 5\r\n\r\n".to_vec(),
+        without_revision(&ok(&roster(5))),
+        String::from_utf8(ok(&roster(5))).unwrap().replace("Revision: 5", "Revision: 6").into_bytes(),
         ok(&format!("{}{}", roster(5), " ".repeat(10 * 1024 * 1024))),
         b"SSH-2.0-OpenSSH\r\n\r\n".to_vec(),
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\noops".to_vec(),
@@ -98,6 +108,65 @@ async fn whatever_is_no_roster_is_trouble_and_the_next_directory_is_asked() {
             other => panic!("case {n} is taken as {other:?}"),
         }
         assert!(matches!(next(&mut watch).await, Event::Roster(r, _) if r.revision == 7), "case {n}");
+    }
+}
+
+#[tokio::test]
+async fn not_modified_by_somebody_on_the_way_confirms_nothing() {
+    let stray = b"HTTP/1.1 304 Not Modified\r\nPikepole-Confirmed-At: 2027-01-01T00:00:00.000Z\r\n\r\n";
+    let other = b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 6\r\n\r\n";
+    let same = b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 7\r\n\r\n";
+    for (answer, is_good) in [(stray.to_vec(), false), (other.to_vec(), false), (same.to_vec(), true)] {
+        let (address, _requests) = script(vec![ok(&roster(7)), answer]).await;
+        let mut watch = Watch::new(client(address), "f", WAIT);
+        assert!(matches!(next(&mut watch).await, Event::Roster(..)));
+        match next(&mut watch).await {
+            Event::Unchanged(_) => assert!(is_good),
+            Event::Trouble(ClientError::Garbage { .. }) => assert!(!is_good),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A server that answers the first request with a roster, those that do not wait with "the same", and does to a
+/// long poll what something on the way does, after some time.
+async fn impatient(after: Duration, last_words: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while let Some(head) = head(&mut stream).await {
+                    let answer = if !head.contains("after=") {
+                        ok(&roster(7))
+                    } else if head.contains("wait=0ms") {
+                        b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 7\r\n\r\n".to_vec()
+                    } else {
+                        tokio::time::sleep(after).await;
+                        drop(stream.write_all(last_words).await);
+                        return;
+                    };
+                    stream.write_all(&answer).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_on_the_way_that_cuts_twice_or_says_504_makes_polls_shorter() {
+    const HTML: &[u8] = b"HTTP/1.1 504 Gateway Time-out\r\nContent-Type: text/html\r\nContent-Length: 17\r\n\r\n<h1>time-out</h1>";
+    for last_words in [&b""[..], HTML] {
+        let address = impatient(Duration::from_secs(8), last_words).await;
+        let mut watch = Watch::new(client(address), "f", WAIT);
+        assert!(matches!(next(&mut watch).await, Event::Roster(..)));
+        assert!(matches!(next(&mut watch).await, Event::Trouble(_)), "once is no habit");
+        assert!(matches!(next(&mut watch).await, Event::Unchanged(_)));
+        match next(&mut watch).await {
+            Event::Shortened(wait) => assert!(wait < Duration::from_secs(8), "{wait:?}"),
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -272,6 +272,36 @@ fn a_connection_that_is_refused_or_hangs_is_not_cut() {
 }
 
 #[test]
+fn polls_on_connections_that_are_forgotten_become_shorter_but_not_those_of_a_directory_that_hangs() {
+    let mut run = Run::new(1);
+    run.roster(7, 7);
+    for _ in 0..2 {
+        assert_eq!(run.ask().2, WAIT);
+        run.now += WAIT + seconds(10);
+        let verdict = run.machine.ended(Ending::Silent, run.now);
+        if run.machine.endpoints[0].cuts == 1 {
+            assert_eq!(verdict, Verdict::Failed, "it may hang");
+            run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(8) });
+        } else {
+            assert_eq!(verdict, Verdict::Shortened(WAIT / 2));
+        }
+    }
+    assert_eq!(run.ask().2, Duration::ZERO, "whether somebody is there comes first");
+    run.machine.ended(Ending::Unchanged { confirmed_at: at(8) }, run.now);
+    assert_eq!(run.ask().2, WAIT / 2);
+    run.machine.ended(Ending::Unchanged { confirmed_at: at(8) }, run.now);
+
+    let mut run = Run::new(2);
+    run.roster(7, 7);
+    run.answer(WAIT + seconds(10), Ending::Silent);
+    for _ in 0..10 {
+        assert_eq!(run.answer(seconds(10), Ending::Silent), Verdict::Failed, "a silence of no poll's length");
+    }
+    run.answer(Duration::ZERO, Ending::Unchanged { confirmed_at: at(8) });
+    assert_eq!(run.ask().2, WAIT);
+}
+
+#[test]
 fn the_first_poll_and_the_one_after_a_failure_do_not_wait() {
     let mut run = Run::new(1);
     run.machine.hold(7, at(7));
