@@ -214,23 +214,26 @@ impl Client {
         let (path, wait) = roster_path(name, poll);
         let (status, head, body) = self.call(Method::GET, &path, wait, MAX_ROSTER).await?;
         let flag = |name: &str| head.get(name).and_then(|v| v.to_str().ok());
-        let freshness = Freshness {
+        let mut freshness = Freshness {
             confirmed_at: flag(headers::CONFIRMED_AT).and_then(time::parse),
             stale: flag(headers::STALE) == Some("true"),
         };
-        // What has no revision was answered by somebody on the way, and confirms nothing.
-        let revision = flag(headers::REVISION).and_then(|text| text.parse::<u64>().ok());
-        let Some(revision) = revision else { return Err(self.garbage("no revision")) };
+        // A proxy on the way may take our heads out. What is left must not contradict itself.
+        let said = flag(headers::REVISION).and_then(|text| text.parse::<u64>().ok());
         if status == StatusCode::NOT_MODIFIED {
-            if poll.after != Some(revision) {
-                return Err(self.garbage(&format!("\"not modified\" about revision {revision}")));
+            let Some(held) = poll.after else { return Err(self.garbage("\"not modified\", unasked")) };
+            if said.is_some_and(|revision| revision != held) {
+                return Err(self.garbage("\"not modified\" about another revision than was asked about"));
             }
-            return Ok(Polled::Unchanged(freshness));
+            // Without the revision it is a sign of life, and no more.
+            return Ok(Polled::Unchanged(if said.is_some() { freshness } else { Freshness::default() }));
         }
         let roster: v1::Roster = self.read(&body)?;
-        if roster.revision != revision {
+        if said.is_some_and(|revision| revision != roster.revision) {
             return Err(self.garbage("a roster of another revision than its head says"));
         }
+        // It was confirmed when it was published, or later.
+        freshness.confirmed_at = freshness.confirmed_at.or(Some(roster.published_at.0));
         roster.to_domain().map_err(|e| self.garbage(&format!("a name in the roster {e}")))?;
         Ok(Polled::Roster(roster, freshness))
     }

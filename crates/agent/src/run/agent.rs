@@ -145,7 +145,8 @@ impl Agent {
                 // The directory says that what is on disk is still the roster.
                 self.use_kept(now);
                 self.is_from_disk = false;
-                self.freshness = freshness;
+                let confirmed_at = freshness.confirmed_at.or(self.freshness.confirmed_at);
+                self.freshness = Freshness { confirmed_at, ..freshness };
                 if self.kept_at.is_none_or(|at| now.saturating_duration_since(at) >= KEEP_EVERY) {
                     self.keep(now);
                 }

@@ -27,11 +27,6 @@ fn ok(body: &str) -> Vec<u8> {
     format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-/// What a cache on the way makes of an answer.
-fn without_revision(answer: &[u8]) -> Vec<u8> {
-    String::from_utf8_lossy(answer).replace("Pikepole-Revision: 5\r\n", "").into_bytes()
-}
-
 /// Reads one request's head; `None` at the end of the connection.
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
@@ -93,7 +88,6 @@ async fn whatever_is_no_roster_is_trouble_and_the_next_directory_is_asked() {
         b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"fleet\"".to_vec(),
         b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(),
         b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 5\r\n\r\n".to_vec(),
-        without_revision(&ok(&roster(5))),
         String::from_utf8(ok(&roster(5))).unwrap().replace("Revision: 5", "Revision: 6").into_bytes(),
         ok(&format!("{}{}", roster(5), " ".repeat(10 * 1024 * 1024))),
         b"SSH-2.0-OpenSSH\r\n\r\n".to_vec(),
@@ -112,20 +106,34 @@ async fn whatever_is_no_roster_is_trouble_and_the_next_directory_is_asked() {
 }
 
 #[tokio::test]
-async fn not_modified_by_somebody_on_the_way_confirms_nothing() {
-    let stray = b"HTTP/1.1 304 Not Modified\r\nPikepole-Confirmed-At: 2027-01-01T00:00:00.000Z\r\n\r\n";
+async fn not_modified_confirms_only_the_revision_that_it_names() {
+    let bare = b"HTTP/1.1 304 Not Modified\r\nPikepole-Confirmed-At: 2027-01-01T00:00:00.000Z\r\n\r\n";
     let other = b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 6\r\n\r\n";
-    let same = b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 7\r\n\r\n";
-    for (answer, is_good) in [(stray.to_vec(), false), (other.to_vec(), false), (same.to_vec(), true)] {
+    let same = b"HTTP/1.1 304 Not Modified\r\nPikepole-Revision: 7\r\nPikepole-Confirmed-At: \
+                 2027-01-01T00:00:00.000Z\r\n\r\n";
+    for (answer, confirms) in
+        [(bare.to_vec(), Some(false)), (other.to_vec(), None), (same.to_vec(), Some(true))]
+    {
         let (address, _requests) = script(vec![ok(&roster(7)), answer]).await;
         let mut watch = Watch::new(client(address), "f", WAIT);
         assert!(matches!(next(&mut watch).await, Event::Roster(..)));
         match next(&mut watch).await {
-            Event::Unchanged(_) => assert!(is_good),
-            Event::Trouble(ClientError::Garbage { .. }) => assert!(!is_good),
+            Event::Unchanged(freshness) => assert_eq!(Some(freshness.confirmed_at.is_some()), confirms),
+            Event::Trouble(ClientError::Garbage { .. }) => assert_eq!(None, confirms),
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_roster_whose_heads_a_proxy_took_out_was_confirmed_when_it_was_published() {
+    let body = roster(5);
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (address, _requests) = script(vec![answer.into_bytes()]).await;
+    let Event::Roster(roster, freshness) = next(&mut Watch::new(client(address), "f", WAIT)).await else {
+        panic!("no roster")
+    };
+    assert_eq!((roster.revision, freshness.confirmed_at), (5, Some(roster.published_at.0)));
 }
 
 /// A server that answers the first request with a roster, those that do not wait with "the same", and does to a
