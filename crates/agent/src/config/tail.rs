@@ -24,8 +24,9 @@ const MOST_LINE: u64 = 8 << 20;
 const MAX_FIELDS: usize = 16 * 1024;
 /// Longest `beat` and `beat_version`.
 const MAX_NAME: usize = 128;
-/// How rotated files are named if nobody says: `access.log.1`, `access.log-20261122`, and compressed.
-const ROTATED: [&str; 2] = [".*", "-*"];
+/// How rotated files are named if nobody says: by a number or a date, or as the old one; and compressed. No
+/// more than that: what editors, backups and other shippers leave beside a log is not a part of it.
+const ROTATED: &str = "{.[0-9]*,-[0-9]*,.old*}";
 
 /// Where files are begun that are there at the very first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +142,7 @@ pub(super) fn tail(mut s: Section<'_>) -> Option<TailConfig> {
     let rotated = if s.has("rotated") {
         s.texts("rotated")
     } else {
-        texts.iter().flat_map(|path| ROTATED.map(|ending| format!("{path}{ending}"))).collect()
+        texts.iter().map(|path| format!("{path}{ROTATED}")).collect()
     };
     let rotated = patterns(&s, "rotated", &rotated);
     let start = match s.text("start").as_deref() {
@@ -234,8 +235,12 @@ mod tests {
         assert_eq!((config.beat.as_str(), config.beat_version.as_str()), ("filebeat", "8.17.0"));
         assert_eq!((config.fields.as_str(), config.rotate_grace), ("", Duration::from_secs(60)));
         let is_rotated = |path: &str| config.rotated.iter().any(|p| p.matches(Path::new(path)));
-        for path in ["access.log.1", "access.log.12.gz", "access-eu.log-20261122.gz"] {
+        for path in ["access.log.1", "access.log.12.gz", "access-eu.log-20261122.gz", "access.log.old"] {
             assert!(is_rotated(&format!("/var/log/kong/{path}")), "{path}");
+        }
+        // Those of vim, of logtail, of people.
+        for path in ["access.log.swp", "access.log.offset", "access.log.bak", "access.log~", "access.log-x"] {
+            assert!(!is_rotated(&format!("/var/log/kong/{path}")), "{path}");
         }
         assert!(!is_rotated("/var/log/kong/access.log") && !is_rotated("/var/log/kong/error.log.1"));
     }

@@ -1,6 +1,7 @@
 //! Real files in a folder, a worker that is stepped, a spool that commits when it is told to, and a clock
 //! that moves when it is told to.
 
+mod archives;
 mod crash;
 mod logrotate;
 mod rotation;
@@ -82,7 +83,7 @@ impl FakeSpool {
 struct Shared(Arc<Mutex<FakeSpool>>);
 
 impl Sink for Shared {
-    fn append(&mut self, block: NewBlock, receipt: Receipt) {
+    fn append(&mut self, block: NewBlock, _: bool, receipt: Receipt) {
         self.0.lock().unwrap().pending.push_back(Entry::Block(block, receipt));
     }
 
@@ -98,6 +99,7 @@ struct Got {
     generation: u64,
     offset: u64,
     is_cut: bool,
+    path: String,
 }
 
 /// Everything around a worker.
@@ -131,7 +133,8 @@ impl World {
         let rotated = vec![pattern("access*.log.*"), pattern("access*.log-*")];
         let mut config = config(vec![pattern("access*.log")], rotated);
         change(&mut config);
-        let limits = Limits { window: 50, block_bytes: 4_096, quantum: 2_048, ..Limits::default() };
+        let limits =
+            Limits { window: 50, block_bytes: 4_096, under_way: 8, quantum: 2_048, ..Limits::default() };
         let mut world = Self {
             folder,
             configs: vec![config],
@@ -279,7 +282,9 @@ impl World {
                 count += 1;
                 let text = String::from_utf8_lossy(line.text).into_owned();
                 let (generation, offset, is_cut) = (header.generation, line.offset, line.is_cut);
-                got.push(Got { text, generation, offset, is_cut });
+                let path = String::from_utf8_lossy(header.path);
+                let path = path.rsplit('/').next().unwrap_or_default().to_string();
+                got.push(Got { text, generation, offset, is_cut, path });
             })
             .unwrap();
             assert_eq!(block.events, count);

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Direct(Sender<String>);
 
 impl Sink for Direct {
-    fn append(&mut self, block: NewBlock, receipt: Receipt) {
+    fn append(&mut self, block: NewBlock, _: bool, receipt: Receipt) {
         lines::raw(&block.body, |_, line| {
             self.0.send(String::from_utf8_lossy(line.text).into_owned()).unwrap();
         })
