@@ -69,6 +69,8 @@ pub(super) struct Generation {
     /// It can be read no more: rotated, quiet, and read to its end.
     pub(super) is_finished: bool,
     pub(super) retry_at: Option<Instant>,
+    /// The last try to read it failed.
+    pub(super) is_failing: bool,
 }
 
 impl Generation {
@@ -104,6 +106,7 @@ impl Generation {
             is_listed: true,
             is_finished: false,
             retry_at: None,
+            is_failing: false,
         }
     }
 
@@ -389,6 +392,7 @@ impl Generation {
         self.end = None;
         self.grew_at = now;
         self.retry_at = None;
+        self.is_failing = false;
     }
 
     /// Its inode holds something else now.

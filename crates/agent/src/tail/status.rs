@@ -71,7 +71,8 @@ pub struct SectionStatus {
     pub gz_read: u64,
     /// Files that were gone for so long that they were forgotten.
     pub expired: u64,
-    /// Of files that were forgotten, those of which something is known not to have been read.
+    /// Files that were forgotten, or were deleted and could not be read any further, and of which something is
+    /// known not to have been read.
     pub lost_files: u64,
     /// Bytes that are known not to have been read of them; of compressed ones as they were on the disk. What a
     /// truncation took is not known in bytes.
@@ -108,6 +109,12 @@ impl SectionStatus {
         if !self.errors.is_empty() {
             self.errors.remove(&path.display().to_string());
         }
+    }
+
+    /// Counts what is lost with one that was deleted and cannot be read.
+    pub(super) fn given_up(&mut self, generation: &Generation) {
+        self.lost_files += 1;
+        self.lost_bytes += generation.unread();
     }
 
     /// Counts what goes with a generation that is forgotten.

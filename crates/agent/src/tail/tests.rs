@@ -7,6 +7,7 @@ mod logrotate;
 mod rotation;
 mod running;
 mod storm;
+mod telling;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -53,6 +54,8 @@ struct FakeSpool {
     marks: BTreeMap<Bytes, Bytes>,
     blocks: Vec<NewBlock>,
     pending: VecDeque<Entry>,
+    /// Whether each block that came was full.
+    fullness: Vec<bool>,
 }
 
 impl FakeSpool {
@@ -83,8 +86,10 @@ impl FakeSpool {
 struct Shared(Arc<Mutex<FakeSpool>>);
 
 impl Sink for Shared {
-    fn append(&mut self, block: NewBlock, _: bool, receipt: Receipt) {
-        self.0.lock().unwrap().pending.push_back(Entry::Block(block, receipt));
+    fn append(&mut self, block: NewBlock, is_full: bool, receipt: Receipt) {
+        let mut spool = self.0.lock().unwrap();
+        spool.fullness.push(is_full);
+        spool.pending.push_back(Entry::Block(block, receipt));
     }
 
     fn mark(&mut self, marks: Vec<Mark>) {

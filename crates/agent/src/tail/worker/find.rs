@@ -230,15 +230,24 @@ impl Worker {
             }
             newest
         };
-        let mut final_ones = Vec::new();
+        let (mut final_ones, mut given_up) = (Vec::new(), Vec::new());
         for generation in self.generations.values_mut().filter(|g| g.source.is_some()) {
+            let grace = self.sections.get(generation.section).map(|section| section.config.rotate_grace);
+            let grace = grace.unwrap_or(Duration::from_secs(60));
+            let quiet = now.saturating_duration_since(generation.grew_at);
+            if generation.is_failing {
+                if generation.links == 0 && quiet >= grace * ALONE {
+                    given_up.push(generation.id);
+                } else if generation.is_gz && generation.links > 0 && quiet >= grace {
+                    // It is opened again when it changes.
+                    generation.close();
+                }
+                continue;
+            }
             let at_end = generation.end == Some((generation.size, generation.modified));
             if !at_end || generation.is_live() {
                 continue;
             }
-            let grace = self.sections.get(generation.section).map(|section| section.config.rotate_grace);
-            let grace = grace.unwrap_or(Duration::from_secs(60));
-            let quiet = now.saturating_duration_since(generation.grew_at);
             let has_newer = newest.get(&generation.lineage).is_some_and(|age| *age > generation.age);
             let is_final = generation.is_finished
                 || (quiet >= grace && has_newer)
@@ -258,6 +267,15 @@ impl Worker {
             if let Some(generation) = self.generations.get_mut(&id) {
                 generation.finished();
             }
+        }
+        for id in given_up {
+            // It is deleted and cannot be read: nothing will ever make it better.
+            let Some(generation) = self.generations.get_mut(&id) else { continue };
+            if let Some(section) = self.sections.get_mut(generation.section) {
+                section.status.given_up(generation);
+            }
+            generation.finished();
+            generation.close();
         }
     }
 

@@ -136,6 +136,7 @@ impl Worker {
         let error = match turn {
             Ok(turn) => {
                 if turn != Turn::Failed {
+                    generation.is_failing = false;
                     let (section, path) = (generation.section, generation.path.clone());
                     self.recovered(section, &path);
                 }
@@ -144,6 +145,7 @@ impl Worker {
             Err(error) => error,
         };
         generation.retry_at = Some(now + AGAIN);
+        generation.is_failing = true;
         if generation.is_gz {
             // Tried again when it has changed.
             generation.end = Some((generation.size, generation.modified));
