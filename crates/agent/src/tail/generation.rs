@@ -199,7 +199,8 @@ impl Generation {
     /// Compares it with a file that has its inode.
     pub(super) fn is_still(&self, found: &Found) -> bool {
         if self.beginning.bytes.is_empty() {
-            return self.path == found.path() && !self.is_ignored;
+            // Nothing tells one archive from another, and a new one may be a copy.
+            return self.path == found.path() && !self.is_ignored && !self.is_gz;
         }
         let mut source = match Source::open(found.path(), found.stat.id, found.is_gz) {
             Ok(source) => source,
