@@ -2,11 +2,11 @@
 //!
 //! Not how they are read: that is in `tail.rs`.
 //!
-//! Invariant: a pattern has no `**` and begins at the root, so what one scan looks at is bounded by what
-//! its folders hold.
+//! Invariant: a pattern begins at the root and goes a bounded number of folders down, so what one scan looks
+//! at is bounded by what those hold.
 
-use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Components, Path, PathBuf};
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -60,7 +60,7 @@ pub struct TailConfig {
     pub expire: Duration,
 }
 
-/// A whole path, whose parts may have `*`, `?`, `[a-z]` and `{a,b}`.
+/// A whole path, whose parts may have `*`, `?`, `[a-z]` and `{a,b}`; one may be `**`.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -74,6 +74,36 @@ pub enum Part {
     Name(OsString),
     /// Names that fit.
     Glob(GlobMatcher),
+    /// Any number of folders, none too.
+    Any,
+}
+
+impl Part {
+    fn fits(&self, name: &OsStr) -> bool {
+        match self {
+            Self::Name(part) => name == part,
+            Self::Glob(glob) => glob.is_match(name),
+            Self::Any => true,
+        }
+    }
+}
+
+fn fit(mut names: Components<'_>, parts: &[Part]) -> bool {
+    match parts.split_first() {
+        None => names.next().is_none(),
+        Some((Part::Any, below)) => loop {
+            if fit(names.clone(), below) {
+                return true;
+            }
+            if names.next().is_none() {
+                return false;
+            }
+        },
+        Some((part, below)) => match names.next() {
+            Some(Component::Normal(name)) => part.fits(name) && fit(names, below),
+            _ => false,
+        },
+    }
 }
 
 impl Pattern {
@@ -90,26 +120,15 @@ impl Pattern {
     /// Whether a path fits.
     pub fn matches(&self, path: &Path) -> bool {
         let mut names = path.components();
-        if names.next() != Some(Component::RootDir) {
-            return false;
-        }
-        let mut parts = self.parts.iter();
-        loop {
-            match (names.next(), parts.next()) {
-                (None, None) => return true,
-                (Some(Component::Normal(name)), Some(Part::Name(part))) if name == part => {}
-                (Some(Component::Normal(name)), Some(Part::Glob(glob))) if glob.is_match(name) => {}
-                _ => return false,
-            }
-        }
+        names.next() == Some(Component::RootDir) && fit(names, &self.parts)
     }
 
     /// Reads one; the error says what it must be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = "must be a whole path, like /var/log/kong/access*.log, without .. and **";
+        let wrong = "must be a whole path, like /var/log/kong/access*.log, without .., and with ** at most once, for folders";
         let path = PathBuf::from(text);
         let mut names = path.components();
-        if names.next() != Some(Component::RootDir) || text.ends_with('/') || text.contains("**") {
+        if names.next() != Some(Component::RootDir) || text.ends_with('/') {
             return Err(wrong.into());
         }
         let mut parts = Vec::new();
@@ -117,9 +136,16 @@ impl Pattern {
             let Component::Normal(name) = name else { return Err(wrong.into()) };
             let name = name.to_str().ok_or(wrong)?;
             let is_glob = name.contains(['*', '?', '[', '{', '\\']);
-            parts.push(if is_glob { Part::Glob(glob(name)?) } else { Part::Name(name.into()) });
+            parts.push(match name {
+                "**" => Part::Any,
+                _ if name.contains("**") => return Err(wrong.into()),
+                _ if is_glob => Part::Glob(glob(name)?),
+                _ => Part::Name(name.into()),
+            });
         }
-        if parts.is_empty() || parts.len() > MAX_PARTS {
+        let is_any = |part: &Part| matches!(part, Part::Any);
+        let is_twice = parts.iter().filter(|part| is_any(part)).count() > 1;
+        if is_twice || parts.last().is_none_or(is_any) || parts.len() > MAX_PARTS {
             return Err(wrong.into());
         }
         Ok(Self { text: text.into(), parts })
@@ -261,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn two_stars_are_any_number_of_folders() {
+        let pattern = Pattern::parse("/l/**/x/*.log").unwrap();
+        for path in ["/l/x/a.log", "/l/a/x/a.log", "/l/a/b/x/x/a.log"] {
+            assert!(pattern.matches(Path::new(path)), "{path}");
+        }
+        for path in ["/l/a.log", "/l/a/a.log", "/x/a.log", "/l/x/a/b.log", "l/x/a.log"] {
+            assert!(!pattern.matches(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_told_at_once_and_no_secret_with_it() {
         let found = parse(
             "paths = [\"relative.log\", \"/${SECRET}\"]\nstart = \"middle\"\nmax_line = \"1\"\nbeat = \"\"\n\
@@ -271,7 +308,7 @@ mod tests {
             assert!(found.iter().any(|mistake| mistake.starts_with(&format!("{key}:"))), "{key}: {found:?}");
         }
         assert!(parse("paths = [\"/${SECRET}\"]").unwrap_err().iter().all(|m| !m.contains("s3cret")));
-        for path in ["/a/**/b", "/a/../b", "/", "/a/"] {
+        for path in ["/a/**", "/a/b**/c", "/**/b/**/c", "/a/../b", "/", "/a/"] {
             assert!(parse(&format!("paths = [{path:?}]")).is_err(), "{path}");
         }
         assert_eq!(parse("").unwrap_err().len(), 1);

@@ -202,10 +202,9 @@ impl Generation {
             // Nothing tells one archive from another, and a new one may be a copy.
             return self.path == found.path() && !self.is_ignored && !self.is_gz;
         }
-        let mut source = match Source::open(found.path(), found.stat.id, found.is_gz) {
-            Ok(source) => source,
+        let Ok(mut source) = Source::open(found.path(), found.stat.id, found.is_gz) else {
             // Compared before it is read.
-            Err(_) => return true,
+            return true;
         };
         match source.look(found.stat.size, &self.beginning, &self.position) {
             Ok((look, _)) => look == Look::Fits || (look == Look::Shorter && !self.is_gz),

@@ -21,6 +21,8 @@ const MAX_ENTRIES: usize = 100_000;
 const MAX_FILES: usize = 4_096;
 /// Folders in one listing.
 const MAX_FOLDERS: usize = 512;
+/// Folders that `**` stands for at most.
+const MAX_DEPTH: usize = 8;
 /// Names that are kept of one file.
 const MAX_NAMES: usize = 8;
 /// Errors that are told.
@@ -100,7 +102,8 @@ fn list_without(sections: &[&TailConfig], own: Vec<(u64, u64)>) -> Listing {
     for is_in_paths in [true, false] {
         for (section, config) in sections.iter().enumerate() {
             for pattern in if is_in_paths { &config.paths } else { &config.rotated } {
-                let mut walk = Walk { listing: &mut listing, known: &mut known, section, is_in_paths };
+                let (listing, known) = (&mut listing, &mut known);
+                let mut walk = Walk { listing, known, section, is_in_paths, depth: 0 };
                 walk.folder(Path::new("/"), pattern.parts());
             }
         }
@@ -159,14 +162,21 @@ pub(super) fn lineage(path: &Path, paths: &[Pattern]) -> PathBuf {
     }
 }
 
-/// Names of a folder, and which of them are links.
-type Names = Vec<(OsString, bool)>;
+/// What a folder has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    name: OsString,
+    is_link: bool,
+    is_folder: bool,
+}
 
 struct Walk<'a> {
     listing: &'a mut Listing,
-    known: &'a mut BTreeMap<PathBuf, Names>,
+    known: &'a mut BTreeMap<PathBuf, Vec<Entry>>,
     section: usize,
     is_in_paths: bool,
+    /// Folders below where `**` stands.
+    depth: usize,
 }
 
 impl Walk<'_> {
@@ -178,9 +188,21 @@ impl Walk<'_> {
                 self.file(folder.join(name), true);
             }
             Part::Name(name) => self.folder(&folder.join(name), below),
+            Part::Any => {
+                self.watch(folder);
+                self.folder(folder, below);
+                if self.depth < MAX_DEPTH {
+                    self.depth += 1;
+                    // Links are not followed: they may lead in a circle.
+                    for Entry { name, .. } in self.entries(folder).into_iter().filter(|e| e.is_folder) {
+                        self.folder(&folder.join(name), parts);
+                    }
+                    self.depth -= 1;
+                }
+            }
             Part::Glob(glob) => {
                 self.watch(folder);
-                for (name, is_link) in self.names(folder) {
+                for Entry { name, is_link, .. } in self.entries(folder) {
                     if !glob.is_match(&name) {
                         continue;
                     }
@@ -201,7 +223,7 @@ impl Walk<'_> {
         }
     }
 
-    fn names(&mut self, folder: &Path) -> Names {
+    fn entries(&mut self, folder: &Path) -> Vec<Entry> {
         if let Some(names) = self.known.get(folder) {
             return names.clone();
         }
@@ -211,8 +233,10 @@ impl Walk<'_> {
                 for entry in entries {
                     match entry {
                         Ok(entry) => {
-                            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-                            names.push((entry.file_name(), is_link));
+                            let kind = entry.file_type().ok();
+                            let is_link = kind.is_some_and(|kind| kind.is_symlink());
+                            let is_folder = kind.is_some_and(|kind| kind.is_dir());
+                            names.push(Entry { name: entry.file_name(), is_link, is_folder });
                         }
                         Err(error) => self.note(folder, &error),
                     }
@@ -329,6 +353,24 @@ mod tests {
         }
         let gone = (path.join("b/gone.log"), "a link to nowhere, which is not there".to_string());
         assert_eq!(listing.errors, [gone]);
+    }
+
+    #[test]
+    fn two_stars_go_a_few_folders_down() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path();
+        for name in
+            ["x.log", "a/x.log", "a/b/x.log", "a/b/y.txt", "1/2/3/4/5/6/7/8/x.log", "1/2/3/4/5/6/7/8/9/x.log"]
+        {
+            fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+            fs::write(path.join(name), name).unwrap();
+        }
+        symlink("..", path.join("a/circle")).unwrap();
+        let listing = list(&[&config(path, &["**/*.log"], &[])]);
+        let mut found: Vec<_> = listing.files.iter().map(|f| f.path().strip_prefix(path).unwrap()).collect();
+        found.sort();
+        let wanted = ["1/2/3/4/5/6/7/8/x.log", "a/b/x.log", "a/x.log", "x.log"].map(Path::new);
+        assert_eq!((found, listing.folders.len()), (wanted.to_vec(), 11));
     }
 
     #[test]

@@ -237,6 +237,17 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_the_same_is_there_once() {
+        let (mut who, _) = sample();
+        let with_both = identity(8, &who).value.unwrap().len();
+        let len = who.lineage.as_os_str().len();
+        who.lineage.clone_from(&who.path);
+        let mark = identity(8, &who);
+        assert_eq!(mark.value.as_ref().unwrap().len(), with_both - len);
+        assert_eq!(read(&map([mark])).generations[&8].0, who);
+    }
+
+    #[test]
     fn a_mark_that_is_damaged_or_of_a_later_version_is_ignored() {
         let (who, how_far) = sample();
         let (i, o) = (identity(8, &who), position(8, &how_far));

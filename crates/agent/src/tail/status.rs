@@ -138,7 +138,7 @@ pub(super) fn note(
     let (path, error) = (path.display().to_string(), error.to_string());
     if !errors.contains_key(&path) && errors.len() >= MAX_ERRORS {
         let error = format!("{path}: {error}");
-        if errors.get(OTHERS).or(before.get(OTHERS)).is_none() {
+        if !errors.contains_key(OTHERS) && !before.contains_key(OTHERS) {
             tracing::warn!(error, "more tailed files cannot be read as they should than are told one by one");
         }
         errors.insert(OTHERS.into(), error);
