@@ -111,13 +111,8 @@ impl Generation {
     }
 
     /// One that the spool remembers.
-    pub(super) fn remembered(
-        id: u64,
-        section: usize,
-        identity: Identity,
-        position: Position,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn remembered(id: u64, identity: Identity, position: Position, now: Instant) -> Self {
+        let section = usize::try_from(identity.section).unwrap_or(usize::MAX);
         let mut generation = Self::new(id, identity.age, section, identity.id, identity.path, now);
         let absent = identity.absent_since;
         generation.lineage = identity.lineage;
@@ -202,10 +197,9 @@ impl Generation {
             // Nothing tells one archive from another, and a new one may be a copy.
             return self.path == found.path() && !self.is_ignored && !self.is_gz;
         }
-        let Ok(mut source) = Source::open(found.path(), found.stat.id, found.is_gz) else {
-            // Compared before it is read.
-            return true;
-        };
+        // What cannot be opened now is compared before it is read.
+        let source = Source::open(found.path(), found.stat.id, found.is_gz);
+        let Ok(mut source) = source else { return true };
         match source.look(found.stat.size, &self.beginning, &self.position) {
             Ok((look, _)) => look == Look::Fits || (look == Look::Shorter && !self.is_gz),
             // What is compressed is not compared again.

@@ -99,12 +99,11 @@ impl Worker {
         now: Instant,
     ) -> Self {
         let remembered = mark::read(marks);
-        let section = |identity: &Identity| section_of(identity, &configs);
-        let generation = |(id, (identity, position))| {
-            let section = section(&identity);
-            (id, Generation::remembered(id, section, identity, position, now))
-        };
-        let generations: BTreeMap<_, _> = remembered.generations.into_iter().map(generation).collect();
+        let remember = remembered.generations.into_iter().map(|(id, (mut identity, position))| {
+            identity.section = section_of(&identity, &configs);
+            (id, Generation::remembered(id, identity, position, now))
+        });
+        let generations: BTreeMap<_, _> = remember.collect();
         let quantum = limits.quantum;
         let next_age = generations.values().map(|g| g.age.saturating_add(1)).max().unwrap_or(1);
         let longest = configs.iter().map(|config| config.max_line).max().unwrap_or(0);
@@ -273,9 +272,9 @@ impl Worker {
 }
 
 /// Which section a remembered file belongs to: there may be others now, in another order.
-fn section_of(identity: &Identity, configs: &[TailConfig]) -> usize {
+fn section_of(identity: &Identity, configs: &[TailConfig]) -> u32 {
     let fits = |patterns: &[Pattern], path: &Path| patterns.iter().any(|pattern| pattern.matches(path));
     let by_name = configs.iter().position(|config| fits(&config.paths, &identity.lineage));
     let by_name = by_name.or_else(|| configs.iter().position(|c| fits(&c.rotated, &identity.path)));
-    by_name.unwrap_or_else(|| usize::try_from(identity.section).unwrap_or(usize::MAX))
+    by_name.and_then(|index| u32::try_from(index).ok()).unwrap_or(identity.section)
 }
