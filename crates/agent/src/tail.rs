@@ -49,10 +49,11 @@ use worker::Worker;
 
 /// Where blocks go. The spool's side of the seam.
 pub(crate) trait Sink: Send {
-    /// Keeps a block with its marks. Must not wait: when the spool is full, the receipt is simply answered
+    /// Keeps a block with its marks. `is_full`: nothing more fits into it, so there is more to come and no
+    /// reason to wait for company. Must not wait: when the spool is full, the receipt is simply answered
     /// later. Blocks become durable in the order they come; if one is refused, all that came after it and
     /// before the receipt was answered are refused too.
-    fn append(&mut self, block: NewBlock, receipt: Receipt);
+    fn append(&mut self, block: NewBlock, is_full: bool, receipt: Receipt);
 
     /// Keeps marks with the next commit, after the blocks that came before. Must not wait.
     fn mark(&mut self, marks: Vec<Mark>);
@@ -142,7 +143,9 @@ impl Default for Limits {
         Self {
             window: 2_048,
             block_bytes: 1 << 20,
-            under_way: 8,
+            // Short lines or small windows make small blocks: then their bytes are no limit.
+            under_way: 64,
+            // Twice what one fsync takes along, so that reading goes on while it runs.
             bytes_under_way: 8 << 20,
             linger: Duration::from_millis(20),
             scan_every: Duration::from_secs(1),
@@ -180,7 +183,10 @@ impl Tail {
         let (stopping, waking) = (Arc::clone(&stop), bell.clone());
         let thread = std::thread::Builder::new()
             .name("tail".into())
-            .spawn(move || run(worker, &Wait::new(waking), &stopping, &told, &clock))
+            .spawn(move || {
+                let told = Told { status: told, stop: stopping };
+                run(worker, &Wait::new(waking), &told, &clock);
+            })
             .map_err(|e| format!("cannot start the thread that tails: {e}"))?;
         Ok(Self { status, stop, bell, thread: Some(thread) })
     }
@@ -217,22 +223,43 @@ const SPACING: Duration = Duration::from_millis(10);
 /// Between two reports.
 const REPORT: Duration = Duration::from_millis(200);
 
-fn run(mut worker: Worker, wait: &Wait, stop: &AtomicBool, told: &watch::Sender<TailStatus>, clock: &Clock) {
+/// The thread's side of what others see of it. However the thread ends, it is told.
+struct Told {
+    status: watch::Sender<TailStatus>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Told {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if !self.is_stopped() {
+            tracing::error!("the thread that tails has ended; nothing is read until the agent starts again");
+            self.status.send_modify(|status| status.has_ended = true);
+        }
+    }
+}
+
+fn run(mut worker: Worker, wait: &Wait, told: &Told, clock: &Clock) {
     let mut watches = wake::Watches::new();
     let mut reported: Option<Instant> = None;
-    while !stop.load(Ordering::Relaxed) {
+    while !told.is_stopped() {
         let began = Instant::now();
         let stepped = worker.step(began, clock.now());
         if stepped.has_scanned {
             let unwatched = watches.follow(worker.folders());
             worker.unwatched(unwatched);
         }
-        let is_news = *told.borrow() != *worker.status();
+        let is_news = *told.status.borrow() != *worker.status();
         let is_due = reported.is_none_or(|at| began.saturating_duration_since(at) >= REPORT);
         let mut pause = stepped.wait;
         if is_news && is_due {
             reported = Some(began);
-            told.send_replace(worker.status().clone());
+            told.status.send_replace(worker.status().clone());
         } else if is_news {
             pause = pause.min(REPORT);
         }
@@ -241,8 +268,9 @@ fn run(mut worker: Worker, wait: &Wait, stop: &AtomicBool, told: &watch::Sender<
             wait.wait(Some(&watches), Duration::ZERO);
         } else {
             let short = SPACING.min(pause);
-            wait.wait(None, short);
-            if !stop.load(Ordering::Relaxed) {
+            // Only inotify is spaced out: who rings has an answer that reading may be waiting for.
+            let has_rung = wait.wait(None, short);
+            if !has_rung && !told.is_stopped() {
                 wait.wait(Some(&watches), pause.saturating_sub(short));
             }
         }

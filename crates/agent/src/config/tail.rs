@@ -2,11 +2,11 @@
 //!
 //! Not how they are read: that is in `tail.rs`.
 //!
-//! Invariant: a pattern has no `**` and begins at the root, so what one scan looks at is bounded by what
-//! its folders hold.
+//! Invariant: a pattern begins at the root and goes a bounded number of folders down, so what one scan looks
+//! at is bounded by what those hold.
 
-use std::ffi::OsString;
-use std::path::{Component, Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Components, Path, PathBuf};
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
@@ -24,8 +24,9 @@ const MOST_LINE: u64 = 8 << 20;
 const MAX_FIELDS: usize = 16 * 1024;
 /// Longest `beat` and `beat_version`.
 const MAX_NAME: usize = 128;
-/// How rotated files are named if nobody says: `access.log.1`, `access.log-20261122`, and compressed.
-const ROTATED: [&str; 2] = [".*", "-*"];
+/// How rotated files are named if nobody says: by a number or a date, or as the old one; and compressed. No
+/// more than that: what editors, backups and other shippers leave beside a log is not a part of it.
+const ROTATED: &str = "{.[0-9]*,-[0-9]*,.old*}";
 
 /// Where files are begun that are there at the very first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub struct TailConfig {
     pub expire: Duration,
 }
 
-/// A whole path, whose parts may have `*`, `?`, `[a-z]` and `{a,b}`.
+/// A whole path, whose parts may have `*`, `?`, `[a-z]` and `{a,b}`; one may be `**`.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -73,6 +74,36 @@ pub enum Part {
     Name(OsString),
     /// Names that fit.
     Glob(GlobMatcher),
+    /// Any number of folders, none too.
+    Any,
+}
+
+impl Part {
+    fn fits(&self, name: &OsStr) -> bool {
+        match self {
+            Self::Name(part) => name == part,
+            Self::Glob(glob) => glob.is_match(name),
+            Self::Any => true,
+        }
+    }
+}
+
+fn fit(mut names: Components<'_>, parts: &[Part]) -> bool {
+    match parts.split_first() {
+        None => names.next().is_none(),
+        Some((Part::Any, below)) => loop {
+            if fit(names.clone(), below) {
+                return true;
+            }
+            if names.next().is_none() {
+                return false;
+            }
+        },
+        Some((part, below)) => match names.next() {
+            Some(Component::Normal(name)) => part.fits(name) && fit(names, below),
+            _ => false,
+        },
+    }
 }
 
 impl Pattern {
@@ -89,26 +120,15 @@ impl Pattern {
     /// Whether a path fits.
     pub fn matches(&self, path: &Path) -> bool {
         let mut names = path.components();
-        if names.next() != Some(Component::RootDir) {
-            return false;
-        }
-        let mut parts = self.parts.iter();
-        loop {
-            match (names.next(), parts.next()) {
-                (None, None) => return true,
-                (Some(Component::Normal(name)), Some(Part::Name(part))) if name == part => {}
-                (Some(Component::Normal(name)), Some(Part::Glob(glob))) if glob.is_match(name) => {}
-                _ => return false,
-            }
-        }
+        names.next() == Some(Component::RootDir) && fit(names, &self.parts)
     }
 
     /// Reads one; the error says what it must be.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = "must be a whole path, like /var/log/kong/access*.log, without .. and **";
+        let wrong = "must be a whole path, like /var/log/kong/access*.log, without .., and with ** at most once, for folders";
         let path = PathBuf::from(text);
         let mut names = path.components();
-        if names.next() != Some(Component::RootDir) || text.ends_with('/') || text.contains("**") {
+        if names.next() != Some(Component::RootDir) || text.ends_with('/') {
             return Err(wrong.into());
         }
         let mut parts = Vec::new();
@@ -116,9 +136,16 @@ impl Pattern {
             let Component::Normal(name) = name else { return Err(wrong.into()) };
             let name = name.to_str().ok_or(wrong)?;
             let is_glob = name.contains(['*', '?', '[', '{', '\\']);
-            parts.push(if is_glob { Part::Glob(glob(name)?) } else { Part::Name(name.into()) });
+            parts.push(match name {
+                "**" => Part::Any,
+                _ if name.contains("**") => return Err(wrong.into()),
+                _ if is_glob => Part::Glob(glob(name)?),
+                _ => Part::Name(name.into()),
+            });
         }
-        if parts.is_empty() || parts.len() > MAX_PARTS {
+        let is_any = |part: &Part| matches!(part, Part::Any);
+        let is_twice = parts.iter().filter(|part| is_any(part)).count() > 1;
+        if is_twice || parts.last().is_none_or(is_any) || parts.len() > MAX_PARTS {
             return Err(wrong.into());
         }
         Ok(Self { text: text.into(), parts })
@@ -141,7 +168,7 @@ pub(super) fn tail(mut s: Section<'_>) -> Option<TailConfig> {
     let rotated = if s.has("rotated") {
         s.texts("rotated")
     } else {
-        texts.iter().flat_map(|path| ROTATED.map(|ending| format!("{path}{ending}"))).collect()
+        texts.iter().map(|path| format!("{path}{ROTATED}")).collect()
     };
     let rotated = patterns(&s, "rotated", &rotated);
     let start = match s.text("start").as_deref() {
@@ -234,8 +261,12 @@ mod tests {
         assert_eq!((config.beat.as_str(), config.beat_version.as_str()), ("filebeat", "8.17.0"));
         assert_eq!((config.fields.as_str(), config.rotate_grace), ("", Duration::from_secs(60)));
         let is_rotated = |path: &str| config.rotated.iter().any(|p| p.matches(Path::new(path)));
-        for path in ["access.log.1", "access.log.12.gz", "access-eu.log-20261122.gz"] {
+        for path in ["access.log.1", "access.log.12.gz", "access-eu.log-20261122.gz", "access.log.old"] {
             assert!(is_rotated(&format!("/var/log/kong/{path}")), "{path}");
+        }
+        // Those of vim, of logtail, of people.
+        for path in ["access.log.swp", "access.log.offset", "access.log.bak", "access.log~", "access.log-x"] {
+            assert!(!is_rotated(&format!("/var/log/kong/{path}")), "{path}");
         }
         assert!(!is_rotated("/var/log/kong/access.log") && !is_rotated("/var/log/kong/error.log.1"));
     }
@@ -256,6 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn two_stars_are_any_number_of_folders() {
+        let pattern = Pattern::parse("/l/**/x/*.log").unwrap();
+        for path in ["/l/x/a.log", "/l/a/x/a.log", "/l/a/b/x/x/a.log"] {
+            assert!(pattern.matches(Path::new(path)), "{path}");
+        }
+        for path in ["/l/a.log", "/l/a/a.log", "/x/a.log", "/l/x/a/b.log", "l/x/a.log"] {
+            assert!(!pattern.matches(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_told_at_once_and_no_secret_with_it() {
         let found = parse(
             "paths = [\"relative.log\", \"/${SECRET}\"]\nstart = \"middle\"\nmax_line = \"1\"\nbeat = \"\"\n\
@@ -266,7 +308,7 @@ mod tests {
             assert!(found.iter().any(|mistake| mistake.starts_with(&format!("{key}:"))), "{key}: {found:?}");
         }
         assert!(parse("paths = [\"/${SECRET}\"]").unwrap_err().iter().all(|m| !m.contains("s3cret")));
-        for path in ["/a/**/b", "/a/../b", "/", "/a/"] {
+        for path in ["/a/**", "/a/b**/c", "/**/b/**/c", "/a/../b", "/", "/a/"] {
             assert!(parse(&format!("paths = [{path:?}]")).is_err(), "{path}");
         }
         assert_eq!(parse("").unwrap_err().len(), 1);

@@ -12,7 +12,7 @@ use crate::balance::{self, Letter};
 use crate::clock::Clock;
 use crate::config::Order;
 use crate::dead::{self, DeadLetters};
-use crate::queue::{Hurry, Queue, Take};
+use crate::queue::{Hurry, Queue, QueueError, Take};
 use crate::tail;
 
 impl balance::Source for Queue {
@@ -62,16 +62,8 @@ impl balance::DeadLetters for Undeliverable {
 
 /// What the tail hands over. No more of it waits than the tail's own limits allow.
 enum Tailed {
-    Block(NewBlock, tail::Receipt),
+    Block(NewBlock, Hurry, tail::Receipt),
     Marks(Vec<Mark>),
-}
-
-/// Bytes of a block that was cut because it was full: there is more where it came from.
-const FULL: usize = 256 << 10;
-
-/// A tail that is behind waits for nothing but us; one that is not has time to share an fsync.
-fn hurry(block: &NewBlock) -> Hurry {
-    if block.body.len() >= FULL { Hurry::Soon } else { Hurry::Group }
 }
 
 /// The tail's side of the queue.
@@ -85,11 +77,11 @@ impl TailSink {
         tokio::spawn(async move {
             while let Some(next) = tailed.recv().await {
                 match next {
-                    Tailed::Block(block, receipt) => {
-                        let hurry = hurry(&block);
+                    Tailed::Block(block, hurry, receipt) => {
                         match queue.send(block, hurry).await {
                             Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
-                            Err(error) => tracing::debug!(%error, "a block of lines was refused"),
+                            Err(QueueError::Closed) => {}                      // the agent stops
+                            Err(error) => tracing::warn!(%error, "a block of lines was refused"),
                         }
                     }
                     Tailed::Marks(marks) => {
@@ -102,8 +94,10 @@ impl TailSink {
         });
         tokio::spawn(async move {
             while let Some((sent, receipt)) = answers.recv().await {
-                if sent.durable().await.is_ok() {
-                    receipt.durable();
+                match sent.durable().await {
+                    Ok(_) => receipt.durable(),
+                    Err(QueueError::Closed) => {} // the agent stops
+                    Err(error) => tracing::warn!(%error, "a block of lines was refused"),
                 }
             }
         });
@@ -112,9 +106,11 @@ impl TailSink {
 }
 
 impl tail::Sink for TailSink {
-    fn append(&mut self, block: NewBlock, receipt: tail::Receipt) {
+    fn append(&mut self, block: NewBlock, is_full: bool, receipt: tail::Receipt) {
+        // A tail that is behind waits for nothing but us; one that is not has time to share an fsync.
+        let hurry = if is_full { Hurry::Soon } else { Hurry::Group };
         // Refused if nobody takes it any longer: the receipt is dropped with it.
-        drop(self.0.send(Tailed::Block(block, receipt)));
+        drop(self.0.send(Tailed::Block(block, hurry, receipt)));
     }
 
     fn mark(&mut self, marks: Vec<Mark>) {

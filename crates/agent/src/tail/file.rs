@@ -6,7 +6,7 @@
 //! decompressed first.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Read as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -20,6 +20,8 @@ use super::identity::{Beginning, FileId, Look, PREFIX, Position, TAIL, Tail};
 const SKIP: u64 = 16 << 20;
 /// What the decoder reads at once.
 const GZ_READ: usize = 128 * 1024;
+/// And for the first bytes.
+const HEAD_READ: usize = 4 * 1024;
 
 /// What the system says about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,7 @@ pub(super) struct Stat {
     /// Bytes on the disk.
     pub(super) allocated: u64,
     pub(super) is_regular: bool,
+    pub(super) is_folder: bool,
 }
 
 /// Of a path; links are followed.
@@ -48,18 +51,36 @@ pub(super) fn stat_file(file: impl AsFd) -> io::Result<Stat> {
 fn stat(s: &Statx) -> Stat {
     let has_born = StatxFlags::from_bits_retain(s.stx_mask).contains(StatxFlags::BTIME);
     let born = i128::from(s.stx_btime.tv_sec) * 1_000_000_000 + i128::from(s.stx_btime.tv_nsec);
+    let kind = FileType::from_raw_mode(s.stx_mode.into());
     Stat {
         id: FileId {
             dev: makedev(s.stx_dev_major, s.stx_dev_minor),
             ino: s.stx_ino,
-            born: if has_born { u64::try_from(born).unwrap_or(0) } else { 0 },
+            born: if has_born && !without_birth() { u64::try_from(born).unwrap_or(0) } else { 0 },
         },
         size: s.stx_size,
         modified: i128::from(s.stx_mtime.tv_sec) * 1_000_000_000 + i128::from(s.stx_mtime.tv_nsec),
         links: s.stx_nlink,
         allocated: s.stx_blocks.saturating_mul(512),
-        is_regular: FileType::from_raw_mode(s.stx_mode.into()) == FileType::RegularFile,
+        is_regular: kind == FileType::RegularFile,
+        is_folder: kind == FileType::Directory,
     }
+}
+
+#[cfg(not(test))]
+const fn without_birth() -> bool {
+    false
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Whether file systems of this thread's tests tell no time of birth.
+    pub(super) static WITHOUT_BIRTH: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[cfg(test)]
+fn without_birth() -> bool {
+    WITHOUT_BIRTH.get()
 }
 
 /// A file that is open.
@@ -128,16 +149,26 @@ impl Source {
 
     /// Its first bytes, of a compressed one those that are in it.
     pub(super) fn head(&mut self) -> io::Result<Vec<u8>> {
-        let mut head = vec![0; PREFIX];
-        let len = match self {
-            Self::Plain(file) => read_at(file, 0, &mut head)?,
-            Self::Gz(gz) => match gz.fill(&Position::default(), &mut head)? {
-                Filled::Bytes { len, .. } => len,
-                _ => 0,
-            },
+        let file = match self {
+            Self::Plain(file) => file,
+            Self::Gz(gz) => return gz.head(),
         };
+        let mut head = vec![0; PREFIX];
+        let len = read_at(file, 0, &mut head)?;
         head.truncate(len);
         Ok(head)
+    }
+
+    /// Whether it has a decoder, which takes some memory.
+    pub(super) fn is_decoding(&self) -> bool {
+        matches!(self, Self::Gz(gz) if gz.decoder.is_some())
+    }
+
+    /// Gives back the memory that reading takes. What is read next is decompressed from the beginning.
+    pub(super) fn rest(&mut self) {
+        if let Self::Gz(gz) = self {
+            gz.forget();
+        }
     }
 
     /// Where the data after a hole begins, if there is a hole at this offset.
@@ -184,11 +215,28 @@ fn look(file: &File, size: u64, beginning: &Beginning, position: &Position) -> i
     Ok((if fits { Look::Fits } else { Look::Differs }, before))
 }
 
+/// Reads a file from its beginning, beside whoever else reads it.
+#[derive(Debug)]
+struct Cursor {
+    file: File,
+    at: u64,
+}
+
+impl io::Read for Cursor {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read_at(buf, self.at)?;
+        self.at += len as u64;
+        Ok(len)
+    }
+}
+
+type Decoder = MultiGzDecoder<BufReader<Cursor>>;
+
 /// A compressed file. It can only be read forward.
 #[derive(Debug)]
 pub(super) struct Gz {
     file: File,
-    decoder: Option<MultiGzDecoder<BufReader<File>>>,
+    decoder: Option<Decoder>,
     /// What the decoder gave and nobody took; its first byte is at `at`.
     window: Vec<u8>,
     at: u64,
@@ -213,13 +261,27 @@ impl Gz {
     }
 
     fn restart(&mut self) -> io::Result<()> {
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(0))?;
-        self.decoder = Some(MultiGzDecoder::new(BufReader::with_capacity(GZ_READ, file)));
-        self.window.clear();
-        self.before.clear();
-        (self.at, self.is_end, self.failed) = (0, false, None);
+        self.forget();
+        self.decoder = Some(self.decoder(GZ_READ)?);
         Ok(())
+    }
+
+    /// A decoder at the beginning.
+    fn decoder(&self, capacity: usize) -> io::Result<Decoder> {
+        let cursor = Cursor { file: self.file.try_clone()?, at: 0 };
+        Ok(MultiGzDecoder::new(BufReader::with_capacity(capacity, cursor)))
+    }
+
+    fn forget(&mut self) {
+        (self.decoder, self.window, self.before) = (None, Vec::new(), Vec::new());
+        (self.at, self.is_end, self.failed) = (0, false, None);
+    }
+
+    /// The first bytes that are in it; an error if it is not whole and has less.
+    fn head(&self) -> io::Result<Vec<u8>> {
+        let mut head = Vec::with_capacity(PREFIX);
+        self.decoder(HEAD_READ)?.take(PREFIX as u64).read_to_end(&mut head)?;
+        Ok(head)
     }
 
     /// Whether its trailer says that it has exactly so many bytes. Of several members it tells only the
@@ -307,11 +369,11 @@ impl Gz {
     }
 
     /// Compares only the beginning; what is before the position is compared on the way to it.
-    fn look(&mut self, beginning: &Beginning) -> io::Result<Look> {
-        self.decoder = None;
-        let mut file = self.file.try_clone()?;
-        file.seek(SeekFrom::Start(0))?;
-        let mut decoder = MultiGzDecoder::new(BufReader::new(file));
+    fn look(&self, beginning: &Beginning) -> io::Result<Look> {
+        if *beginning == Beginning::default() {
+            return Ok(Look::Fits);
+        }
+        let mut decoder = self.decoder(HEAD_READ)?;
         if beginning.base > 0 {
             let mut first = [1];
             decoder.read_exact(&mut first)?;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::file::{Filled, Source, Stat, stat_file};
 use super::identity::{Beginning, FileId, Look, Lost, Position, TAIL, Tail};
+use super::list::Found;
 use super::mark::{self, Identity};
 
 /// Where reading stopped for want of bytes.
@@ -34,8 +35,8 @@ pub(super) struct Generation {
     /// The name it had while it was written.
     pub(super) lineage: PathBuf,
     pub(super) is_gz: bool,
-    /// Its name is a link.
-    pub(super) is_link: bool,
+    /// Where its name, if it is a link, leads.
+    pub(super) target: Option<PathBuf>,
     /// Nothing in it is to be read.
     pub(super) is_ignored: bool,
     /// Its inode holds something else.
@@ -68,6 +69,8 @@ pub(super) struct Generation {
     /// It can be read no more: rotated, quiet, and read to its end.
     pub(super) is_finished: bool,
     pub(super) retry_at: Option<Instant>,
+    /// The last try to read it failed.
+    pub(super) is_failing: bool,
 }
 
 impl Generation {
@@ -81,7 +84,7 @@ impl Generation {
             lineage: path.clone(),
             path,
             is_gz: false,
-            is_link: false,
+            target: None,
             is_ignored: false,
             is_overwritten: false,
             absent_since: None,
@@ -103,6 +106,7 @@ impl Generation {
             is_listed: true,
             is_finished: false,
             retry_at: None,
+            is_failing: false,
         }
     }
 
@@ -120,6 +124,7 @@ impl Generation {
         generation.beginning.shrink(position.offset);
         generation.position = position;
         generation.durable = position;
+        generation.is_finished = identity.is_finished;
         generation.is_dirty = false;
         generation.is_remembered = true;
         generation.before = None;
@@ -137,11 +142,17 @@ impl Generation {
             is_gz: self.is_gz,
             is_ignored: self.is_ignored,
             is_overwritten: self.is_overwritten,
+            is_finished: self.is_finished,
             section: u32::try_from(self.section).unwrap_or(u32::MAX),
             path: self.path.clone(),
             lineage: self.lineage.clone(),
         };
         mark::identity(self.id, &identity)
+    }
+
+    /// About what it takes in the spool.
+    pub(super) fn mark_bytes(&self) -> usize {
+        mark::SIZE + self.beginning.bytes.len() + self.path.as_os_str().len() + self.lineage.as_os_str().len()
     }
 
     /// Why it has no place; `None`: it has one.
@@ -171,10 +182,51 @@ impl Generation {
         can_read && is_there && !is_waiting && self.end != Some((self.size, self.modified))
     }
 
+    /// Whether a file that has its inode may be another one all the same: the file system does not tell when
+    /// it was born, and it was not there all the time, or nothing more was expected of it.
+    pub(super) fn is_doubtful(&self, found: &Found, was_listed: bool) -> bool {
+        let is_unborn = found.stat.id.born == 0 || self.place.born == 0;
+        let has_changed = (self.size, self.modified) != (found.stat.size, found.stat.modified);
+        let was_followed = was_listed && !self.is_finished && !self.is_ignored;
+        is_unborn && self.source.is_none() && has_changed && !was_followed
+    }
+
+    /// Compares it with a file that has its inode.
+    pub(super) fn is_still(&self, found: &Found) -> bool {
+        if self.beginning.bytes.is_empty() {
+            // Nothing tells one archive from another, and a new one may be a copy.
+            return self.path == found.path() && !self.is_ignored && !self.is_gz;
+        }
+        // What cannot be opened now is compared before it is read.
+        let source = Source::open(found.path(), found.stat.id, found.is_gz);
+        let Ok(mut source) = source else { return true };
+        match source.look(found.stat.size, &self.beginning, &self.position) {
+            Ok((look, _)) => look == Look::Fits || (look == Look::Shorter && !self.is_gz),
+            // What is compressed is not compared again.
+            Err(_) => !self.is_gz,
+        }
+    }
+
+    /// Whether it is read as soon as it is written, without a scan.
+    pub(super) fn is_followed(&self) -> bool {
+        self.lost().is_none() && !self.is_gz && !self.is_ignored
+    }
+
     /// Bytes that were not read yet, as far as it is known.
     pub(super) fn unread(&self) -> u64 {
         let is_countable = !self.is_gz && !self.is_ignored && !self.is_overwritten;
         if is_countable && self.lost().is_none() { self.size.saturating_sub(self.position.offset) } else { 0 }
+    }
+
+    /// Bytes that are known not to have been read of a file that is nowhere now.
+    pub(super) fn missing(&self) -> u64 {
+        let is_readable = !self.is_ignored && !self.is_overwritten && !self.is_finished;
+        match self.lost().is_some() && is_readable {
+            // Of a compressed one that was begun it is not known.
+            true if self.is_gz && self.position.offset > 0 => 0,
+            true => self.size.saturating_sub(self.position.offset),
+            false => 0,
+        }
     }
 
     /// Takes in what the system says about the file.
@@ -196,7 +248,8 @@ impl Generation {
     /// now is looked at once more.
     pub(super) fn reached_end(&mut self, wall: Timestamp) {
         self.end = Some((self.size, self.modified));
-        self.is_racy = i128::from(wall.as_millis()) * 1_000_000 - self.modified < RACY_NANOS;
+        // What is compressed tells by itself that it is whole.
+        self.is_racy = !self.is_gz && i128::from(wall.as_millis()) * 1_000_000 - self.modified < RACY_NANOS;
     }
 
     /// A scan saw it. What is not sure is compared again.
@@ -215,6 +268,15 @@ impl Generation {
             self.compared = None;
         }
         self.source.as_mut().ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))
+    }
+
+    /// It can be read no more.
+    pub(super) fn finished(&mut self) {
+        self.is_finished = true;
+        self.is_dirty = true;
+        if let Some(source) = &mut self.source {
+            source.rest();
+        }
     }
 
     /// Closes it. What is before the position is compared again when it is opened.
@@ -251,7 +313,7 @@ impl Generation {
         let (beginning, position) = (self.beginning.clone(), self.position);
         let source = self.open()?;
         let stat = stat_file(source.file())?;
-        if self.before.is_some() && (self.compared == Some((stat.size, stat.modified)) || self.is_gz) {
+        if self.before.is_some() && self.compared == Some((stat.size, stat.modified)) {
             self.observe(&stat, now);
             return Ok(true);
         }
@@ -260,7 +322,8 @@ impl Generation {
         self.observe(&stat, now);
         if look == Look::Fits || (look == Look::Shorter && self.is_gz) {
             self.compared = Some((stat.size, stat.modified));
-            self.before = Some(before);
+            // Of what is compressed nothing came along.
+            self.before = if self.is_gz { self.before.take().or(Some(before)) } else { Some(before) };
             return Ok(true);
         }
         Ok(false)
@@ -323,6 +386,7 @@ impl Generation {
         self.end = None;
         self.grew_at = now;
         self.retry_at = None;
+        self.is_failing = false;
     }
 
     /// Its inode holds something else now.

@@ -1,9 +1,11 @@
 //! Which file is which: what is remembered of one, and what counts as proof that another is the same.
 //!
-//! Not the reading of files, and not the pairing of many: that is in `matching.rs`. All of it is pure.
+//! Not the reading of files, and not the pairing of many: that is in `pair.rs`. All of it is pure.
 //!
 //! Invariant: bytes are only skipped in a file whose bytes before that place are known to be those that
-//! were read before. In doubt a file is read again from its beginning: twice is better than never.
+//! were read before. Of a copy that ends before that place nothing is there to compare but its beginning, and
+//! of a compressed file that has exactly as many bytes as were read only the beginning is compared. In doubt
+//! a file is read again from its beginning: twice is better than never.
 
 /// Bytes of a file's beginning that are remembered.
 pub(super) const PREFIX: usize = 1024;

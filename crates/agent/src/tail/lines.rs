@@ -29,7 +29,7 @@ const SECTION: u8 = 1;
 const CUT: u64 = 1;
 const CR: u64 = 2;
 const FLAG_BITS: u32 = 2;
-/// Longest header: paths have at most 4 KiB, fields at most 64 KiB.
+/// Longest header: paths have at most 4 KiB, fields at most 16 KiB.
 const MAX_HEADER: usize = 256 * 1024;
 
 /// The body of a block is not what we write.

@@ -8,7 +8,8 @@
 //!                                              section u32, prefix (u32 + bytes), path, lineage
 //!        "tail/o" generation u64               1, offset u64, flags u8, tail_len u16, tail_crc u32
 //!        "tail/s"                              1
-//! flags of i: 1 compressed, 2 nothing in it is to be read, 4 its inode was overwritten
+//! flags of i: 1 compressed, 2 nothing in it is to be read, 4 its inode was overwritten, 8 read to its end
+//! lineage    empty: the same as path
 //! flags of o: 1 inside a line that was cut
 //! ```
 //!
@@ -32,7 +33,10 @@ const OFFSET: &[u8] = b"tail/o";
 const FLAG_GZ: u8 = 1;
 const FLAG_IGNORED: u8 = 2;
 const FLAG_OVERWRITTEN: u8 = 4;
+const FLAG_FINISHED: u8 = 8;
 const FLAG_SKIPPING: u8 = 1;
+/// Both marks of a generation, but for the bytes of its beginning and its names.
+pub(super) const SIZE: usize = 128;
 
 /// Who a generation is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,6 +50,7 @@ pub(super) struct Identity {
     pub(super) is_gz: bool,
     pub(super) is_ignored: bool,
     pub(super) is_overwritten: bool,
+    pub(super) is_finished: bool,
     pub(super) section: u32,
     pub(super) path: PathBuf,
     pub(super) lineage: PathBuf,
@@ -86,12 +91,18 @@ pub(super) fn identity(generation: u64, identity: &Identity) -> Mark {
     for number in [*age, id.dev, id.ino, id.born, beginning.base, *absent_since] {
         v.extend_from_slice(&number.to_le_bytes());
     }
-    let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
-    v.push(flag(*is_gz, FLAG_GZ) | flag(*is_ignored, FLAG_IGNORED) | flag(*is_overwritten, FLAG_OVERWRITTEN));
+    let flags = [
+        (*is_gz, FLAG_GZ),
+        (*is_ignored, FLAG_IGNORED),
+        (*is_overwritten, FLAG_OVERWRITTEN),
+        (identity.is_finished, FLAG_FINISHED),
+    ];
+    v.push(flags.iter().filter(|(is_set, _)| *is_set).fold(0, |flags, (_, flag)| flags | flag));
     v.extend_from_slice(&identity.section.to_le_bytes());
-    for bytes in
-        [&beginning.bytes, identity.path.as_os_str().as_bytes(), identity.lineage.as_os_str().as_bytes()]
-    {
+    let path = identity.path.as_os_str().as_bytes();
+    let lineage =
+        if identity.lineage == identity.path { &[] } else { identity.lineage.as_os_str().as_bytes() };
+    for bytes in [&beginning.bytes, path, lineage] {
         v.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
         v.extend_from_slice(bytes);
     }
@@ -148,6 +159,7 @@ fn read_identity(value: &[u8]) -> Option<Identity> {
         is_gz: flags & FLAG_GZ != 0,
         is_ignored: flags & FLAG_IGNORED != 0,
         is_overwritten: flags & FLAG_OVERWRITTEN != 0,
+        is_finished: flags & FLAG_FINISHED != 0,
         section,
         path,
         lineage,
@@ -201,6 +213,7 @@ mod tests {
             is_gz: true,
             is_ignored: false,
             is_overwritten: true,
+            is_finished: true,
             section: 6,
             path: "/var/log/a.log.1".into(),
             lineage: "/var/log/a.log".into(),
@@ -221,6 +234,17 @@ mod tests {
             marks.remove(&mark.key);
         }
         assert_eq!(read(&marks).generations.len(), 1);
+    }
+
+    #[test]
+    fn a_name_that_is_the_same_is_there_once() {
+        let (mut who, _) = sample();
+        let with_both = identity(8, &who).value.unwrap().len();
+        let len = who.lineage.as_os_str().len();
+        who.lineage.clone_from(&who.path);
+        let mark = identity(8, &who);
+        assert_eq!(mark.value.as_ref().unwrap().len(), with_both - len);
+        assert_eq!(read(&map([mark])).generations[&8].0, who);
     }
 
     #[test]

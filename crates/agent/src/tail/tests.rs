@@ -1,11 +1,13 @@
 //! Real files in a folder, a worker that is stepped, a spool that commits when it is told to, and a clock
 //! that moves when it is told to.
 
+mod archives;
 mod crash;
 mod logrotate;
 mod rotation;
 mod running;
 mod storm;
+mod telling;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -52,6 +54,8 @@ struct FakeSpool {
     marks: BTreeMap<Bytes, Bytes>,
     blocks: Vec<NewBlock>,
     pending: VecDeque<Entry>,
+    /// Whether each block that came was full.
+    fullness: Vec<bool>,
 }
 
 impl FakeSpool {
@@ -82,8 +86,10 @@ impl FakeSpool {
 struct Shared(Arc<Mutex<FakeSpool>>);
 
 impl Sink for Shared {
-    fn append(&mut self, block: NewBlock, receipt: Receipt) {
-        self.0.lock().unwrap().pending.push_back(Entry::Block(block, receipt));
+    fn append(&mut self, block: NewBlock, is_full: bool, receipt: Receipt) {
+        let mut spool = self.0.lock().unwrap();
+        spool.fullness.push(is_full);
+        spool.pending.push_back(Entry::Block(block, receipt));
     }
 
     fn mark(&mut self, marks: Vec<Mark>) {
@@ -98,6 +104,7 @@ struct Got {
     generation: u64,
     offset: u64,
     is_cut: bool,
+    path: String,
 }
 
 /// Everything around a worker.
@@ -131,7 +138,8 @@ impl World {
         let rotated = vec![pattern("access*.log.*"), pattern("access*.log-*")];
         let mut config = config(vec![pattern("access*.log")], rotated);
         change(&mut config);
-        let limits = Limits { window: 50, block_bytes: 4_096, quantum: 2_048, ..Limits::default() };
+        let limits =
+            Limits { window: 50, block_bytes: 4_096, under_way: 8, quantum: 2_048, ..Limits::default() };
         let mut world = Self {
             folder,
             configs: vec![config],
@@ -279,7 +287,9 @@ impl World {
                 count += 1;
                 let text = String::from_utf8_lossy(line.text).into_owned();
                 let (generation, offset, is_cut) = (header.generation, line.offset, line.is_cut);
-                got.push(Got { text, generation, offset, is_cut });
+                let path = String::from_utf8_lossy(header.path);
+                let path = path.rsplit('/').next().unwrap_or_default().to_string();
+                got.push(Got { text, generation, offset, is_cut, path });
             })
             .unwrap();
             assert_eq!(block.events, count);

@@ -9,7 +9,7 @@ use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,9 +56,10 @@ impl Bell {
         let _rung = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
     }
 
-    fn silence(&self) {
-        // It fails when it does not ring, which is what is wanted.
-        let _count = rustix::io::read(&*self.0, &mut [0; 8]);
+    /// Whether it rang.
+    fn silence(&self) -> bool {
+        // It fails when it does not ring.
+        rustix::io::read(&*self.0, &mut [0; 8]).is_ok()
     }
 }
 
@@ -71,8 +72,8 @@ impl Wait {
         Self(bell)
     }
 
-    /// Until the bell rings, a folder changes, or the time is over.
-    pub(super) fn wait(&self, watches: Option<&Watches>, time: Duration) {
+    /// Until the bell rings, a folder changes, or the time is over. Whether the bell rang: it does so once.
+    pub(super) fn wait(&self, watches: Option<&Watches>, time: Duration) -> bool {
         let time = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
@@ -85,7 +86,7 @@ impl Wait {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => tracing::warn!(%error, "cannot wait for files to change"),
         }
-        self.0.silence();
+        self.0.silence()
     }
 }
 
@@ -93,8 +94,37 @@ impl Wait {
 #[derive(Debug)]
 pub(super) struct Watches {
     inotify: Option<OwnedFd>,
-    folders: BTreeMap<i32, PathBuf>,
+    /// One folder may have several names, and has one watch.
+    folders: BTreeMap<i32, Vec<PathBuf>>,
     watched: BTreeMap<PathBuf, i32>,
+    /// Watched ones that others may write over a network, of which inotify says nothing.
+    remote: BTreeSet<PathBuf>,
+}
+
+/// File systems that can change without this kernel: NFS, SMB and CIFS, FUSE, 9p, Ceph, AFS, Lustre.
+const REMOTE: [u32; 10] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+    0x6b41_4653,
+    0x0bd0_0bd0,
+];
+
+fn is_remote(path: &Path) -> bool {
+    // What cannot be asked cannot be listed either, and the scan says so.
+    rustix::fs::statfs(path).is_ok_and(|stat| is_remote_type(stat.f_type))
+}
+
+/// The type as `statfs` gives it: a signed number of 32 or 64 bits.
+fn is_remote_type(kind: impl TryInto<i64>) -> bool {
+    let kind = kind.try_into().unwrap_or(0).to_le_bytes();
+    let [a, b, c, d, ..] = kind;
+    REMOTE.contains(&u32::from_le_bytes([a, b, c, d]))
 }
 
 impl Watches {
@@ -103,19 +133,25 @@ impl Watches {
         if let Err(error) = &inotify {
             tracing::warn!(%error, "no inotify: new lines are found by looking several times a second");
         }
-        Self { inotify: inotify.ok(), folders: BTreeMap::new(), watched: BTreeMap::new() }
+        let (folders, watched, remote) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { inotify: inotify.ok(), folders, watched, remote }
     }
 
-    /// Watches these folders and no others; how many of them it cannot.
+    /// Watches these folders and no others; how many of them it cannot, or not for all who write there.
     pub(super) fn follow(&mut self, folders: &BTreeSet<PathBuf>) -> usize {
         let Some(inotify) = &self.inotify else { return folders.len() };
         let old: Vec<PathBuf> =
             self.watched.keys().filter(|path| !folders.contains(*path)).cloned().collect();
         for path in old {
+            self.remote.remove(&path);
             if let Some(wd) = self.watched.remove(&path) {
-                self.folders.remove(&wd);
-                // It is gone already if the folder is.
-                let _gone = inotify::remove_watch(inotify, wd);
+                let names = self.folders.entry(wd).or_default();
+                names.retain(|name| *name != path);
+                if names.is_empty() {
+                    self.folders.remove(&wd);
+                    // It is gone already if the folder is.
+                    let _gone = inotify::remove_watch(inotify, wd);
+                }
             }
         }
         let flags = WatchFlags::CREATE
@@ -138,7 +174,10 @@ impl Watches {
             match inotify::add_watch(inotify, path, flags) {
                 Ok(wd) => {
                     self.watched.insert(path.clone(), wd);
-                    self.folders.insert(wd, path.clone());
+                    if is_remote(path) {
+                        self.remote.insert(path.clone());
+                    }
+                    self.folders.entry(wd).or_default().push(path.clone());
                 }
                 // There is nothing to watch yet.
                 Err(Errno::NOENT) => {}
@@ -148,7 +187,7 @@ impl Watches {
                 }
             }
         }
-        failed
+        failed + self.remote.len()
     }
 
     /// Tells the worker what happened.
@@ -168,20 +207,52 @@ impl Watches {
                 (Some(_), Some(name)) if flags.contains(ReadFlags::MODIFY) => {
                     written.insert((event.wd(), name.to_os_string()));
                 }
-                (Some(folder), Some(name)) => worker.changed(&folder.join(name)),
-                // An overflow, or a folder itself.
-                _ => worker.scan_soon(),
+                (Some(folders), Some(name)) => {
+                    folders.iter().for_each(|folder| worker.changed(&folder.join(name)));
+                }
+                // A folder itself.
+                (Some(_), None) => worker.scan_soon(),
+                (None, _) if flags.contains(ReadFlags::QUEUE_OVERFLOW) => worker.scan_soon(),
+                // A folder that is watched no more.
+                (None, _) => {}
             }
         }
         for (wd, name) in written {
-            if let Some(folder) = self.folders.get(&wd) {
-                worker.written(&folder.join(name));
+            for folder in self.folders.get(&wd).into_iter().flatten() {
+                worker.written(&folder.join(&name));
             }
         }
         for wd in lost {
-            if let Some(path) = self.folders.remove(&wd) {
-                self.watched.remove(&path);
+            if let Some(paths) = self.folders.remove(&wd) {
+                for path in paths {
+                    self.watched.remove(&path);
+                    self.remote.remove(&path);
+                }
+                // One that was moved would go on telling; of one that is gone there is no watch any more.
+                let _gone = inotify::remove_watch(inotify, wd);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_others_write_is_known_by_its_type() {
+        assert!(is_remote_type(0x6969_i64) && is_remote_type(-11_317_950_i32));
+        for local in [0xef53_i64, 0x5846_5342, 0x0102_1994, 0x794c_7630, -1_859_950_530] {
+            assert!(!is_remote_type(local), "{local:x}");
+        }
+    }
+
+    #[test]
+    fn a_bell_that_rang_is_heard_once() {
+        let bell = Bell::new().unwrap();
+        let wait = Wait::new(bell.clone());
+        bell.ring();
+        assert!(wait.wait(None, Duration::from_secs(3_600)));
+        assert!(!wait.wait(None, Duration::ZERO));
     }
 }

@@ -7,6 +7,13 @@ use super::*;
 
 const GRACE: Duration = Duration::from_secs(61);
 
+/// Every line has the name of the log that it was written to.
+fn assert_named(w: &World, name: &str) {
+    for got in w.got() {
+        assert_eq!(got.path, name, "{got:?}");
+    }
+}
+
 fn all(parts: &[&[String]]) -> Vec<String> {
     parts.concat()
 }
@@ -44,6 +51,7 @@ fn a_writer_that_goes_on_in_the_renamed_file_is_read_to_its_end() {
     w.write("access.log.1", numbered("a", 25..26));
     w.pass(GRACE);
     w.check(&all(&[&lines_of("a", 0..26), &lines_of("b", 0..9)]));
+    assert_named(&w, "access.log");
     assert_eq!((w.status().renamed, w.status().truncated), (1, 0));
 }
 
@@ -89,6 +97,7 @@ fn copytruncate_goes_on_in_the_copy_and_begins_anew_in_the_file() {
         w.write("access.log", numbered("b", 0..1));
         w.tick();
         w.check(&all(&[&lines_of("a", 0..lines + 2), &lines_of("b", 0..1)]));
+        assert_named(&w, "access.log");
         let status = w.status();
         assert_eq!((status.truncated, status.found_again, status.rest_missing), (1, 1, 0), "{lines}");
     }
@@ -205,6 +214,7 @@ fn what_was_compressed_while_the_agent_was_down_is_read_from_its_position() {
         w.pass(GRACE);
         w.check(&all(&[&lines_of("a", 0..lines * 2), &lines_of("b", 0..5)]));
         assert_eq!(w.status().gz_read, 1);
+        assert_named(&w, "access.log");
         // Once is enough, after a restart too.
         w.crash();
         w.pass(GRACE);
@@ -224,6 +234,7 @@ fn a_compressed_file_that_nobody_knows_is_read_whole() {
     w.tick();
     w.pass(GRACE);
     w.check(&all(&[&lines_of("a", 0..10), &lines_of("b", 0..3_000)]));
+    assert_named(&w, "access.log");
 }
 
 #[test]

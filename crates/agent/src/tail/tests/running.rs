@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Direct(Sender<String>);
 
 impl Sink for Direct {
-    fn append(&mut self, block: NewBlock, receipt: Receipt) {
+    fn append(&mut self, block: NewBlock, _: bool, receipt: Receipt) {
         lines::raw(&block.body, |_, line| {
             self.0.send(String::from_utf8_lossy(line.text).into_owned()).unwrap();
         })
@@ -114,4 +114,80 @@ async fn the_status_is_published() {
     let seen = status.wait_for(|status| status.sections.first().is_some_and(|s| s.lines == 2));
     let seen = tokio::time::timeout(PATIENCE, seen).await.unwrap().unwrap().clone();
     assert_eq!((seen.open_files, seen.unwatched_folders, seen.sections[0].bytes), (1, 0, 6));
+}
+
+/// What the spool took is durable a little later, as it is with a disk.
+struct Later(Sender<(usize, Receipt)>);
+
+impl Sink for Later {
+    fn append(&mut self, block: NewBlock, _: bool, receipt: Receipt) {
+        let mut lines = 0;
+        lines::raw(&block.body, |_, _| lines += 1).unwrap();
+        // The test is over if nobody takes it.
+        drop(self.0.send((lines, receipt)));
+    }
+
+    fn mark(&mut self, _: Vec<Mark>) {}
+}
+
+#[test]
+fn an_answer_of_the_spool_wakes_the_reader_at_any_moment() {
+    let folder = TempDir::new().unwrap();
+    append(&folder, "a.log", &numbered("a", 0..20_000));
+    let pattern = Pattern::parse(&format!("{}/a.log", folder.path().display())).unwrap();
+    // Neither inotify nor the next scan tells of anything: nothing but the answers does.
+    let scan_every = Duration::from_secs(3_600);
+    let limits = Limits { window: 50, under_way: 2, scan_every, ..Limits::default() };
+    let (send, receive) = channel();
+    let who = Who { agent: "a".into(), host: "h".into() };
+    let (config, sink) = (config(vec![pattern], vec![]), Box::new(Later(send)));
+    let tail = Tail::start(vec![config], who, limits, &BTreeMap::new(), sink, Clock::system()).unwrap();
+    let mut lines = 0;
+    while lines < 20_000 {
+        let (count, receipt) = receive.recv_timeout(PATIENCE).expect("an answer was not heard");
+        std::thread::park_timeout(Duration::from_micros(200));
+        receipt.durable();
+        lines += count;
+    }
+    tail.stop();
+}
+
+/// Something that must not happen happens.
+struct Broken;
+
+impl Sink for Broken {
+    fn append(&mut self, _: NewBlock, _: bool, _: Receipt) {
+        panic!("this is what the test is about");
+    }
+
+    fn mark(&mut self, _: Vec<Mark>) {}
+}
+
+#[tokio::test]
+async fn a_thread_that_ended_unexpectedly_is_told() {
+    let folder = TempDir::new().unwrap();
+    append(&folder, "a.log", "one\n");
+    let pattern = Pattern::parse(&format!("{}/a.log", folder.path().display())).unwrap();
+    let (who, limits) = (Who { agent: "a".into(), host: "h".into() }, Limits::default());
+    let (config, sink) = (config(vec![pattern], vec![]), Box::new(Broken));
+    let tail = Tail::start(vec![config], who, limits, &BTreeMap::new(), sink, Clock::system()).unwrap();
+    let mut status = tail.status();
+    let ended = status.wait_for(|status| status.has_ended);
+    tokio::time::timeout(PATIENCE, ended).await.unwrap().unwrap();
+}
+
+#[test]
+fn a_folder_that_was_moved_away_tells_no_more() {
+    let mut world = World::new();
+    fs::create_dir(world.path("old")).unwrap();
+    world.tick();
+    let mut watches = Watches::new();
+    assert_eq!(watches.follow(&[world.path("old")].into()), 0);
+    world.rename("old", "away");
+    watches.drain(world.worker.as_mut().unwrap());
+    assert!(world.step().unwrap().has_scanned, "a folder is gone");
+    world.write("away/access.log", "not ours\n");
+    world.write("away/access.log", "any more\n");
+    watches.drain(world.worker.as_mut().unwrap());
+    assert!(!world.step().unwrap().has_scanned);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::file::WITHOUT_BIRTH;
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(61);
@@ -218,6 +219,14 @@ proptest! {
     #[test]
     fn every_line_is_there_once(operations in proptest::collection::vec(operation(), 1..60)) {
         storm(&operations, false);
+    }
+
+    #[test]
+    fn where_nobody_knows_when_a_file_was_born_every_line_is_there(
+        operations in proptest::collection::vec(operation(), 1..60),
+    ) {
+        WITHOUT_BIRTH.set(true);
+        storm(&operations, true);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use super::Worker;
 
 /// Generations that are remembered; then those that are gone longest are forgotten.
 const MAX_GENERATIONS: usize = 4_096;
+/// Bytes of their marks, with long names too: the spool keeps 6 MiB of marks.
+const MAX_BYTES: usize = 5 << 20;
 /// A deleted file that nothing took the place of is given up only after so many times the grace.
 const ALONE: u32 = 10;
 
@@ -28,6 +30,8 @@ const ALONE: u32 = 10;
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) found: Found,
+    /// Its first bytes, as they were then; `None`: they cannot be read yet.
+    pub(super) head: Option<Vec<u8>>,
     /// Kept open: should it be deleted, it may have to be read after all.
     pub(super) source: Option<Source>,
     /// As it was when it last changed.
@@ -51,17 +55,18 @@ impl Worker {
         self.compare_changed(!unclaimed.is_empty(), now);
         self.pair(&listing, &unclaimed, now);
         self.open_ready(now);
-        self.folders = listing.folders;
-        self.expire(wall);
+        self.forget_errors(&listing);
+        self.folders = std::mem::take(&mut listing.folders);
+        self.expire(&listing, wall);
         self.mark_dirty();
     }
 
     /// Gives each file to the generation that knows its inode; the rest is nobody's.
     fn claim(&mut self, listing: &Listing, now: Instant) -> Vec<usize> {
-        let mut by_age: Vec<(u64, u64)> = Vec::with_capacity(self.generations.len());
+        let mut by_age: Vec<(u64, u64, bool)> = Vec::with_capacity(self.generations.len());
         for generation in self.generations.values_mut() {
-            generation.is_listed = false;
-            by_age.push((generation.age, generation.id));
+            let was_listed = std::mem::take(&mut generation.is_listed);
+            by_age.push((generation.age, generation.id, was_listed));
         }
         by_age.sort_unstable();
         let inode = |found: &Found| (found.stat.id.dev, found.stat.id.ino);
@@ -69,13 +74,15 @@ impl Worker {
             listing.files.iter().enumerate().map(|(index, found)| (inode(found), index)).collect();
         let mut replaced = Vec::new();
         // The newest first: an older one of the same inode was overwritten by it.
-        for (_, id) in by_age.iter().rev() {
+        for (_, id, was_listed) in by_age.iter().rev() {
             let Some(generation) = self.generations.get_mut(id).filter(|g| !g.is_overwritten) else {
                 continue;
             };
             let place = (generation.place.dev, generation.place.ino);
+            // What was compressed is text now, or the other way round: a number that was used again.
             let is_same = |index: &usize| {
-                listing.files.get(*index).is_some_and(|found| found.stat.id.is(&generation.place))
+                let found = listing.files.get(*index);
+                found.is_some_and(|f| f.stat.id.is(&generation.place) && f.is_gz == generation.is_gz)
             };
             let Some(index) = left.get(&place).copied().filter(is_same) else {
                 let is_taken =
@@ -86,6 +93,10 @@ impl Worker {
                 continue;
             };
             let Some(found) = listing.files.get(index) else { continue };
+            if generation.is_doubtful(found, *was_listed) && !generation.is_still(found) {
+                generation.overwritten();
+                continue;
+            }
             left.remove(&place);
             // What was a copy of something read does not grow; this is another file.
             let has_grown = generation.size > 0 && found.stat.size > generation.size;
@@ -103,7 +114,7 @@ impl Worker {
     fn listed(&mut self, id: u64, found: &Found, now: Instant) {
         let Some(generation) = self.generations.get_mut(&id) else { return };
         generation.is_listed = true;
-        generation.is_link = found.is_link;
+        generation.target.clone_from(&found.target);
         generation.section = found.section;
         if generation.absent_since.take().is_some() {
             generation.is_dirty = true;
@@ -139,10 +150,13 @@ impl Worker {
                 return;
             }
             let Some(generation) = self.generations.get_mut(&id) else { continue };
-            if let Err(error) = generation.open() {
-                let (section, path) = (generation.section, generation.path.clone());
-                generation.retry_at = Some(now + super::read::AGAIN);
-                self.failed(section, path, &error);
+            let (section, path) = (generation.section, generation.path.clone());
+            match generation.open() {
+                Ok(_) => self.recovered(section, &path),
+                Err(error) => {
+                    generation.retry_at = Some(now + super::read::AGAIN);
+                    self.failed(section, path, &error);
+                }
             }
         }
     }
@@ -216,15 +230,24 @@ impl Worker {
             }
             newest
         };
-        let mut final_ones = Vec::new();
+        let (mut final_ones, mut given_up) = (Vec::new(), Vec::new());
         for generation in self.generations.values_mut().filter(|g| g.source.is_some()) {
+            let grace = self.sections.get(generation.section).map(|section| section.config.rotate_grace);
+            let grace = grace.unwrap_or(Duration::from_secs(60));
+            let quiet = now.saturating_duration_since(generation.grew_at);
+            if generation.is_failing {
+                if generation.links == 0 && quiet >= grace * ALONE {
+                    given_up.push(generation.id);
+                } else if generation.is_gz && generation.links > 0 && quiet >= grace {
+                    // It is opened again when it changes.
+                    generation.close();
+                }
+                continue;
+            }
             let at_end = generation.end == Some((generation.size, generation.modified));
             if !at_end || generation.is_live() {
                 continue;
             }
-            let grace = self.sections.get(generation.section).map(|section| section.config.rotate_grace);
-            let grace = grace.unwrap_or(Duration::from_secs(60));
-            let quiet = now.saturating_duration_since(generation.grew_at);
             let has_newer = newest.get(&generation.lineage).is_some_and(|age| *age > generation.age);
             let is_final = generation.is_finished
                 || (quiet >= grace && has_newer)
@@ -242,14 +265,40 @@ impl Worker {
                 continue;
             }
             if let Some(generation) = self.generations.get_mut(&id) {
-                generation.is_finished = true;
+                generation.finished();
             }
+        }
+        for id in given_up {
+            // It is deleted and cannot be read: nothing will ever make it better.
+            let Some(generation) = self.generations.get_mut(&id) else { continue };
+            if let Some(section) = self.sections.get_mut(generation.section) {
+                section.status.given_up(generation);
+            }
+            generation.finished();
+            generation.close();
         }
     }
 
-    fn expire(&mut self, wall: Timestamp) {
+    /// Errors of files that are not there any more.
+    fn forget_errors(&mut self, listing: &Listing) {
+        if self.sections.iter().all(|section| section.status.errors.is_empty()) {
+            return;
+        }
+        let listed = listing.files.iter().chain(&listing.opaque).flat_map(|found| &found.names);
+        let open = self.generations.values().filter(|g| g.lost().is_none()).map(|g| &g.path);
+        let there: BTreeSet<String> = listed.chain(open).map(|path| path.display().to_string()).collect();
+        for section in &mut self.sections {
+            section.status.errors.retain(|path, _| there.contains(path));
+        }
+    }
+
+    fn expire(&mut self, listing: &Listing, wall: Timestamp) {
+        // What was left out of the listing is not gone.
+        if listing.is_cut {
+            return self.forget_excess(BTreeSet::new());
+        }
         let under_way: BTreeSet<u64> = self.under_way();
-        let mut gone = Vec::new();
+        let mut gone = BTreeSet::new();
         for generation in self.generations.values_mut().filter(|g| g.lost().is_some()) {
             let since = *generation.absent_since.get_or_insert_with(|| {
                 generation.is_dirty = true;
@@ -259,27 +308,39 @@ impl Worker {
             let is_over = wall.since(since) >= expire.unwrap_or(Duration::from_secs(86_400));
             let is_nothing = !generation.is_remembered && generation.position.offset == 0;
             if !under_way.contains(&generation.id) && (is_over || is_nothing) {
-                gone.push((generation.id, is_nothing));
+                gone.insert(generation.id);
             }
         }
-        let excess = self.generations.len().saturating_sub(gone.len()).saturating_sub(MAX_GENERATIONS);
-        if excess > 0 {
-            let known: BTreeSet<u64> = gone.iter().map(|(id, _)| *id).collect();
-            let is_absent =
-                |g: &&Generation| g.lost().is_some() && !known.contains(&g.id) && !under_way.contains(&g.id);
-            let mut absent: Vec<_> =
-                self.generations.values().filter(is_absent).map(|g| (g.absent_since, g.id)).collect();
-            absent.sort_unstable();
-            gone.extend(absent.into_iter().take(excess).map(|(_, id)| (id, false)));
+        self.forget_excess(gone);
+    }
+
+    /// Forgets these, and those that are gone longest if there are more than can be remembered.
+    fn forget_excess(&mut self, mut gone: BTreeSet<u64>) {
+        let under_way = self.under_way();
+        let kept = || self.generations.values().filter(|g| !gone.contains(&g.id));
+        let (mut count, mut bytes) = kept().fold((0, 0), |(n, bytes), g| (n + 1, bytes + g.mark_bytes()));
+        if count > MAX_GENERATIONS || bytes > MAX_BYTES {
+            let is_absent = |g: &&Generation| g.lost().is_some() && !under_way.contains(&g.id);
+            let mut absent: Vec<_> = kept().filter(is_absent).collect();
+            absent.sort_unstable_by_key(|g| (g.absent_since, g.id));
+            let mut excess = Vec::new();
+            for generation in absent {
+                if count <= MAX_GENERATIONS && bytes <= MAX_BYTES {
+                    break;
+                }
+                (count, bytes) = (count - 1, bytes - generation.mark_bytes());
+                excess.push(generation.id);
+            }
+            gone.extend(excess);
         }
         let mut marks = Vec::new();
-        for (id, is_nothing) in gone {
+        for id in gone {
             let Some(generation) = self.generations.remove(&id) else { continue };
             if generation.is_remembered {
                 marks.extend(mark::forget(id));
             }
-            if let Some(section) = self.sections.get_mut(generation.section).filter(|_| !is_nothing) {
-                section.status.expired += 1;
+            if let Some(section) = self.sections.get_mut(generation.section) {
+                section.status.forgot(&generation);
             }
         }
         if !marks.is_empty() {

@@ -5,13 +5,16 @@
 //! Invariant: two files that stand side by side are two, but for a copy, which waits until what it was made
 //! of is truncated or gone, or until it has waited so long that it is taken for a log of its own.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
 use super::super::file::{Filled, Source};
-use super::super::identity::{Beginning, Candidate, Look, Lost, PREFIX, Position, Tail, Verdict, judge};
+use super::super::identity::{
+    Beginning, Candidate, FileId, Look, Lost, PREFIX, Position, Tail, Verdict, judge,
+};
 use super::super::list::{self, Found, Listing};
 use super::Worker;
 use super::find::Held;
@@ -21,11 +24,12 @@ use crate::config::Start;
 const LOOK_BACK: usize = 64 * 1024;
 
 /// A file that no generation knows.
-struct Fresh {
-    found: Found,
-    source: Source,
+pub(super) struct Fresh {
+    pub(super) found: Found,
     /// Its first bytes; `None`: they cannot be read, or not yet.
     head: Option<Vec<u8>>,
+    /// It is open only while it waits: there may be thousands.
+    source: Option<Source>,
     /// It was deleted while it waited.
     is_gone: bool,
 }
@@ -35,6 +39,57 @@ impl Fresh {
     fn rank(&self) -> (bool, bool, u64) {
         (!self.found.is_in_paths, self.found.is_gz, self.found.stat.id.ino)
     }
+
+    /// Compares it with what a lost generation knows. Opened only if its first bytes fit.
+    fn look(&mut self, beginning: &Beginning, position: &Position) -> Look {
+        let Some(head) = &self.head else { return Look::Unreadable };
+        let known = &beginning.bytes;
+        if beginning.base == 0 {
+            let len = head.len().min(known.len());
+            match len {
+                0 => return Look::Differs,
+                _ if head[..len] != known[..len] => return Look::Differs,
+                // It can be read from its beginning only, and that is all that is known of it.
+                _ if self.found.is_gz && len < known.len() => return Look::Shorter,
+                _ if self.found.is_gz => return Look::Fits,
+                _ => {}
+            }
+        }
+        let size = self.found.stat.size;
+        let look = match &mut self.source {
+            Some(source) => source.look(size, beginning, position),
+            None => open(&self.found).and_then(|mut source| source.look(size, beginning, position)),
+        };
+        look.map_or(Look::Unreadable, |(look, _)| look)
+    }
+}
+
+fn open(found: &Found) -> std::io::Result<Source> {
+    Source::open(found.path(), found.stat.id, found.is_gz)
+}
+
+/// What is known of a generation that has lost its file.
+struct Seeker {
+    id: u64,
+    section: usize,
+    place: FileId,
+    beginning: Beginning,
+    position: Position,
+    why: Lost,
+}
+
+/// A pair that is possible; of several the least is the best.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Match {
+    is_over: bool,
+    /// That of which most was read is the least likely to be another.
+    read: Reverse<u64>,
+    is_gz: bool,
+    size: Reverse<u64>,
+    /// Which of the files.
+    index: usize,
+    /// Which generation.
+    id: u64,
 }
 
 /// Whether one may be a copy of the other, as far as both go. Of a log of its own more is asked.
@@ -50,68 +105,90 @@ impl Worker {
         // What was rotated is older than what is written, and so is what was written earlier.
         candidates.sort_by_key(|found| (found.is_in_paths, found.stat.modified));
         let mut fresh = self.release(listing, &candidates);
+        let mut opaque = Vec::new();
         for found in candidates {
             // An empty one is nothing yet, unless it is a log.
             if found.stat.size == 0 && !found.is_in_paths {
                 continue;
             }
-            match Source::open(found.path(), found.stat.id, found.is_gz) {
-                Ok(mut source) => {
-                    let head = source.head().ok();
-                    fresh.push(Fresh { found: found.clone(), source, head, is_gone: false });
-                }
+            if self.is_known_opaque(found) {
+                opaque.push(found);
+                continue;
+            }
+            match self.look_into(found) {
+                Ok(one) if is_opaque(&one) => opaque.push(found),
+                Ok(one) if self.has_started => fresh.push(one),
+                Ok(one) => self.first_seen(one, now),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.scan_asked = true,
                 Err(error) => self.failed(found.section, found.path().into(), &error),
             }
         }
         self.adopt_all(&mut fresh, now);
-        if self.has_started {
-            let twins: Vec<_> = (0..fresh.len()).map(|index| self.twin(index, &fresh)).collect();
-            for (fresh, twin) in fresh.into_iter().zip(twins) {
-                if let Some(fresh) = self.hold(fresh, twin, now) {
-                    self.new_file(fresh, now);
-                }
-            }
-        } else {
-            for fresh in fresh {
-                self.first_seen(fresh, now);
+        self.opaque(listing.opaque.iter().chain(opaque));
+        let mut stands = BTreeMap::new();
+        let twins: Vec<_> = (0..fresh.len()).map(|index| self.twin(index, &fresh, &mut stands)).collect();
+        for (fresh, twin) in fresh.into_iter().zip(twins) {
+            if let Some(fresh) = self.hold(fresh, twin, now) {
+                self.new_file(fresh, now);
             }
         }
     }
 
+    /// Its first bytes. Of one that waits and has not changed they are known.
+    fn look_into(&mut self, found: &Found) -> std::io::Result<Fresh> {
+        let held = self.held.get_mut(&inode(found)).filter(|held| {
+            let is_same = held.found.stat.id == found.stat.id && held.found.is_gz == found.is_gz;
+            is_same && held.seen == (found.stat.size, found.stat.modified)
+        });
+        let (head, source) = match held {
+            Some(held) => (held.head.clone(), held.source.take()),
+            None => {
+                let head = match open(found)?.head() {
+                    Ok(head) => Some(head),
+                    // It is being compressed, perhaps.
+                    Err(_) if found.is_gz => None,
+                    Err(error) => return Err(error),
+                };
+                self.recovered(found.section, found.path());
+                (head, None)
+            }
+        };
+        Ok(Fresh { found: found.clone(), head, source, is_gone: false })
+    }
+
     /// Gives files to generations that have lost theirs, the best pair first.
     fn adopt_all(&mut self, fresh: &mut Vec<Fresh>, now: Instant) {
-        let lost: Vec<_> = {
-            let is_lost = |g: &&super::Generation| g.lost().is_some() && !g.beginning.bytes.is_empty();
-            let mut lost: Vec<_> = self.generations.values().filter(is_lost).collect();
-            lost.sort_by_key(|generation| generation.age);
-            let known = |g: &&super::Generation| {
-                let why = g.lost().unwrap_or(Lost::Missing);
-                (g.id, g.section, g.place, g.beginning.clone(), g.position, why)
-            };
-            lost.iter().map(known).collect()
+        if fresh.is_empty() {
+            return;
+        }
+        let is_lost = |g: &&super::Generation| g.lost().is_some() && !g.beginning.bytes.is_empty();
+        let seeker = |g: &super::Generation| Seeker {
+            id: g.id,
+            section: g.section,
+            place: g.place,
+            beginning: g.beginning.clone(),
+            position: g.position,
+            why: g.lost().unwrap_or(Lost::Missing),
         };
-        let mut pairs = Vec::new();
-        for (index, Fresh { found, source, .. }) in fresh.iter_mut().enumerate() {
-            let Found { is_in_paths, is_gz, .. } = *found;
-            let candidate = Candidate { id: found.stat.id, is_in_paths, is_gz };
-            for (id, section, place, beginning, position, why) in &lost {
-                if *section != found.section {
-                    continue;
-                }
-                let look =
-                    source.look(found.stat.size, beginning, position).map_or(Look::Unreadable, |l| l.0);
+        let seekers: Vec<Seeker> = self.generations.values().filter(is_lost).map(seeker).collect();
+        let mut matches = Vec::new();
+        for (index, one) in fresh.iter_mut().enumerate() {
+            let Found { section, stat, is_in_paths, is_gz, .. } = one.found;
+            let candidate = Candidate { id: stat.id, is_in_paths, is_gz };
+            for seeker in seekers.iter().filter(|seeker| seeker.section == section) {
+                let Seeker { id, place, beginning, position, why, .. } = seeker;
+                let look = one.look(beginning, position);
                 let verdict = judge(*place, beginning, *why, candidate, look);
                 if verdict != Verdict::Unrelated {
+                    let (read, size) = (Reverse(position.offset), Reverse(stat.size));
                     let is_over = verdict == Verdict::IsOver;
-                    let others = u64::MAX - position.offset;
-                    pairs.push(((is_over, others, is_gz, u64::MAX - found.stat.size), index, *id));
+                    matches.push(Match { is_over, read, is_gz, size, index, id: *id });
                 }
             }
         }
-        pairs.sort_unstable();
+        matches.sort_unstable();
         let (mut chosen, mut generations) = (BTreeMap::new(), BTreeSet::new());
-        for ((is_over, ..), index, id) in pairs {
+        for Match { is_over, index, id, .. } in matches {
             if chosen.contains_key(&index) || !generations.insert(id) {
                 continue;
             }
@@ -135,7 +212,7 @@ impl Worker {
         generation.observe(&found.stat, now);
         if is_gone {
             generation.is_listed = false;
-            generation.source = Some(source);
+            generation.source = source;
         }
         if let Some(section) = self.sections.get_mut(found.section) {
             section.status.found_again += 1;
@@ -153,9 +230,8 @@ impl Worker {
         self.held.retain(|_, held| is_there(&held.found, held.source.is_some()) && !is_claimed(&held.found));
         let gone = self.held.iter_mut().filter(|(inode, _)| !inodes.contains(*inode));
         let fresh = gone.filter_map(|(_, held)| {
-            let mut source = held.source.take()?;
-            let head = source.head().ok();
-            Some(Fresh { found: held.found.clone(), source, head, is_gone: true })
+            let source = Some(held.source.take()?);
+            Some(Fresh { found: held.found.clone(), source, head: held.head.clone(), is_gone: true })
         });
         fresh.collect()
     }
@@ -178,13 +254,15 @@ impl Worker {
             return Some(fresh);
         }
         // Not at the cost of files that are read.
-        let source = (self.held.len() < self.limits.max_open / 4).then_some(fresh.source);
-        self.held.insert(inode, Held { found: fresh.found, source, seen, since });
+        let has_room = self.held.len() < self.limits.max_open / 4;
+        let source = if has_room { fresh.source.or_else(|| open(&fresh.found).ok()) } else { None };
+        self.held.insert(inode, Held { found: fresh.found, head: fresh.head, source, seen, since });
         None
     }
 
-    /// Whether there is a file with the same beginning, and if so, whether it has a name.
-    fn twin(&mut self, index: usize, fresh: &[Fresh]) -> Option<bool> {
+    /// Whether there is a file with the same beginning, and if so, whether it has a name. `stands`: how the
+    /// files of generations begin as they are now, read once for all.
+    fn twin(&mut self, index: usize, fresh: &[Fresh], stands: &mut BTreeMap<u64, Vec<u8>>) -> Option<bool> {
         let one = fresh.get(index)?;
         let Some(head) = &one.head else {
             // It is being compressed.
@@ -208,10 +286,15 @@ impl Worker {
                 continue;
             }
             // What is compressed is known by what was read of it. So is what was cut since it was compared.
-            let read =
-                if generation.beginning.base == 0 { generation.beginning.bytes.clone() } else { Vec::new() };
-            let stands = if generation.is_gz { Vec::new() } else { generation.head().unwrap_or_default() };
-            if [read, stands].iter().any(|other| is_alike(head, other, found.is_in_paths)) {
+            let is_read = generation.beginning.base == 0
+                && is_alike(head, &generation.beginning.bytes, found.is_in_paths);
+            let mut stands_alike = || {
+                let head_of = |g: &mut super::Generation| if g.is_gz { None } else { g.head().ok() };
+                let stands = stands.entry(generation.id);
+                let stands = stands.or_insert_with(|| head_of(generation).unwrap_or_default());
+                is_alike(head, stands, found.is_in_paths)
+            };
+            if is_read || stands_alike() {
                 twin = Some(twin.unwrap_or(true) && generation.is_listed);
             }
         }
@@ -224,26 +307,28 @@ impl Worker {
         let lineage = self.sections.get(found.section).map(|s| list::lineage(found.path(), &s.config.paths));
         if let Some(generation) = self.generations.get_mut(&id) {
             generation.is_gz = found.is_gz;
-            generation.is_link = found.is_link;
             generation.lineage = lineage.unwrap_or_else(|| found.path().into());
             generation.observe(&found.stat, now);
+            generation.target = found.target;
             generation.is_listed = !is_gone;
-            generation.source = is_gone.then_some(source);
+            generation.source = source.filter(|_| is_gone);
         }
         id
     }
 
     /// At the very first start what was rotated before is not read, and with `start = "end"` nothing is
     /// that was written before.
-    fn first_seen(&mut self, mut fresh: Fresh, now: Instant) {
+    fn first_seen(&mut self, fresh: Fresh, now: Instant) {
         let found = fresh.found.clone();
         let start = self.sections.get(found.section).map(|section| section.config.start);
         if found.is_in_paths && !found.is_gz && start == Some(Start::Beginning) {
             self.new_file(fresh, now);
             return;
         }
-        let source = &mut fresh.source;
-        let end = if found.is_gz { head(source) } else { end_of(source, found.stat.size) };
+        let end = match found.is_gz {
+            true => Ok(beginning(fresh.head.as_deref())),
+            false => open(&found).and_then(|mut source| end_of(&mut source, found.stat.size)),
+        };
         let id = self.new_file(fresh, now);
         let Some(generation) = self.generations.get_mut(&id) else { return };
         generation.is_ignored = found.is_gz;
@@ -262,17 +347,26 @@ impl Worker {
             section.status.failed(&path, error);
         }
     }
+
+    /// It can be read.
+    pub(super) fn recovered(&mut self, section: usize, path: &Path) {
+        if let Some(section) = self.sections.get_mut(section) {
+            section.status.recovered(path);
+        }
+    }
+}
+
+/// Whether it is compressed, although its name does not say how.
+fn is_opaque(one: &Fresh) -> bool {
+    let is_plain = !one.found.is_gz && !one.found.is_in_paths;
+    is_plain && one.head.as_deref().is_some_and(list::is_compressed)
 }
 
 /// The beginning of a compressed file that is not read.
-fn head(source: &mut Source) -> std::io::Result<(Beginning, Position)> {
-    let mut bytes = vec![0; PREFIX];
-    let filled = source.fill(&Position::default(), &mut bytes)?;
-    let Filled::Bytes { len, .. } = filled else { return Ok(Default::default()) };
-    bytes.truncate(len);
+fn beginning(head: Option<&[u8]>) -> (Beginning, Position) {
     let mut beginning = Beginning::default();
-    beginning.grow(0, &bytes);
-    Ok((beginning, Position::default()))
+    beginning.grow(0, head.unwrap_or_default());
+    (beginning, Position::default())
 }
 
 /// The beginning of a file, and the position after its last whole line.

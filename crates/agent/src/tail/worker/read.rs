@@ -11,7 +11,7 @@ use std::time::Duration;
 use pikepole_fleet::Timestamp;
 use tokio::time::Instant;
 
-use super::super::file::Filled;
+use super::super::file::{Filled, Source};
 use super::super::split::{self, Piece};
 use super::Worker;
 use super::send::Placed;
@@ -21,11 +21,25 @@ pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// What a line takes in a block beside its bytes and a header that may come before it.
 const OVERHEAD: usize = 16;
 
+/// Logs of which something compressed is read at once: a decoder takes up to two megabytes.
+const MAX_GZ: usize = 4;
+
+/// Whose turn comes next.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    /// This log's, or the one's that follows it.
+    lineage: PathBuf,
+    /// Bytes of its quantum that it has had already.
+    spent: usize,
+}
+
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     /// There is no more now.
     Done,
+    /// It could not be read, or is another file: what it has is not known.
+    Failed,
     /// There is more.
     More,
     /// The spool takes no more now.
@@ -39,56 +53,99 @@ impl Worker {
         if self.is_waiting {
             return false;
         }
-        let lineages = self.lineages(now);
-        let count = lineages.len();
+        let mut lineages = self.lineages(now);
+        let first = lineages.iter().position(|(lineage, _)| *lineage >= self.turn.lineage);
+        lineages.rotate_left(first.unwrap_or(0));
+        let mut decoding = lineages.iter().filter(|(_, ids)| self.is_decoding(ids.first())).count();
         let mut has_more = false;
-        for at in 0..count {
-            let index = (self.turn + at) % count;
-            for id in lineages.get(index).into_iter().flatten() {
-                match self.take_turn(*id, false, now, wall) {
-                    Turn::Done => {}
+        for (at, (lineage, ids)) in lineages.iter().enumerate() {
+            // One that was stopped in its turn has only the rest of it.
+            let is_resumed = at == 0 && *lineage == self.turn.lineage;
+            let mut spent = if is_resumed { self.turn.spent } else { 0 };
+            for id in ids {
+                let is_decoding = self.is_decoding(Some(id));
+                if self.generations.get(id).is_some_and(|g| g.is_gz) && !is_decoding && decoding >= MAX_GZ {
+                    // One of the others comes to its end.
+                    has_more = true;
+                    break;
+                }
+                let turn = self.take_turn(*id, false, &mut spent, now, wall);
+                decoding = (decoding + usize::from(self.is_decoding(Some(id))))
+                    .saturating_sub(usize::from(is_decoding));
+                match turn {
+                    Turn::Done | Turn::Failed => {}
                     Turn::More => {
                         has_more = true;
                         break;
                     }
                     Turn::Stopped => {
-                        self.turn = index;
+                        self.turn = Next { lineage: lineage.clone(), spent };
                         self.is_waiting = true;
                         return false;
                     }
                 }
             }
         }
-        self.turn = self.turn.wrapping_add(1);
+        // Whoever was second is the first of the next round.
+        let next = lineages.into_iter().nth(1).map(|(lineage, _)| lineage);
+        self.turn = Next { lineage: next.unwrap_or_default(), spent: 0 };
         has_more
     }
 
+    fn is_decoding(&self, id: Option<&u64>) -> bool {
+        let source = id.and_then(|id| self.generations.get(id)).and_then(|g| g.source.as_ref());
+        source.is_some_and(Source::is_decoding)
+    }
+
     /// Files that may have something, those of one log together, oldest first.
-    fn lineages(&self, now: Instant) -> Vec<Vec<u64>> {
+    fn lineages(&self, now: Instant) -> Vec<(PathBuf, Vec<u64>)> {
         let mut ready: Vec<_> = self.generations.values().filter(|g| g.is_ready(now)).collect();
         ready.sort_by_key(|generation| generation.age);
         let mut lineages: BTreeMap<&PathBuf, Vec<u64>> = BTreeMap::new();
         for generation in ready {
             lineages.entry(&generation.lineage).or_default().push(generation.id);
         }
-        lineages.into_values().collect()
+        lineages.into_iter().map(|(lineage, ids)| (lineage.clone(), ids)).collect()
     }
 
     /// Gives what is left of a file whose last line has no end. Whether it is all in a block.
     pub(super) fn finish(&mut self, id: u64, now: Instant, wall: Timestamp) -> bool {
-        self.take_turn(id, true, now, wall) == Turn::Done
+        self.take_turn(id, true, &mut 0, now, wall) == Turn::Done
     }
 
-    fn take_turn(&mut self, id: u64, is_final: bool, now: Instant, wall: Timestamp) -> Turn {
+    /// `spent`: bytes of its quantum that the log has had.
+    fn take_turn(
+        &mut self,
+        id: u64,
+        is_final: bool,
+        spent: &mut usize,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Turn {
         if !self.make_room_to_open(id) {
-            return Turn::Done;
+            return Turn::Failed;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let turn = self.turn_with(id, is_final, &mut buffer, now, wall);
+        let from = self.generations.get(&id).map_or(0, |generation| generation.position.offset);
+        let quantum = self.limits.quantum.saturating_sub(*spent);
+        let turn = self.turn_with(id, is_final, (&mut buffer, quantum), now, wall);
         self.buffer = buffer;
-        let Err(error) = turn else { return turn.unwrap_or(Turn::Done) };
-        let Some(generation) = self.generations.get_mut(&id) else { return Turn::Done };
+        let Some(generation) = self.generations.get_mut(&id) else { return Turn::Failed };
+        let given = generation.position.offset.saturating_sub(from);
+        *spent = spent.saturating_add(usize::try_from(given).unwrap_or(usize::MAX));
+        let error = match turn {
+            Ok(turn) => {
+                if turn != Turn::Failed {
+                    generation.is_failing = false;
+                    let (section, path) = (generation.section, generation.path.clone());
+                    self.recovered(section, &path);
+                }
+                return turn;
+            }
+            Err(error) => error,
+        };
         generation.retry_at = Some(now + AGAIN);
+        generation.is_failing = true;
         if generation.is_gz {
             // Tried again when it has changed.
             generation.end = Some((generation.size, generation.modified));
@@ -99,21 +156,21 @@ impl Worker {
         } else {
             self.failed(section, path, &error);
         }
-        Turn::Done
+        Turn::Failed
     }
 
     fn turn_with(
         &mut self,
         id: u64,
         is_final: bool,
-        buffer: &mut [u8],
+        (buffer, quantum): (&mut [u8], usize),
         now: Instant,
         wall: Timestamp,
     ) -> std::io::Result<Turn> {
         let Some(generation) = self.generations.get_mut(&id) else { return Ok(Turn::Done) };
         if !generation.is_compared() && !generation.compare(now)? {
             self.replace(id, now);
-            return Ok(Turn::Done);
+            return Ok(Turn::Failed);
         }
         let filled = generation.fill(buffer)?;
         let (len, is_end) = match filled {
@@ -122,21 +179,21 @@ impl Worker {
             Filled::Short => (0, true),
             Filled::Differs => {
                 self.replace(id, now);
-                return Ok(Turn::Done);
+                return Ok(Turn::Failed);
             }
         };
         if !generation.compare(now)? {
             self.replace(id, now);
-            return Ok(Turn::Done);
+            return Ok(Turn::Failed);
         }
         let start = generation.position.offset;
         let hole = self.skip_hole(id, &buffer[..len]);
         if hole == Some(Turn::More) {
             return Ok(Turn::More);
         }
-        let is_stopped = self.feed(id, &buffer[..len], is_final || is_end, now, wall);
-        if is_stopped {
-            return Ok(Turn::Stopped);
+        let turn = self.feed(id, (&buffer[..len], quantum), is_final || is_end, now, wall);
+        if turn != Turn::Done {
+            return Ok(turn);
         }
         let Some(generation) = self.generations.get_mut(&id) else { return Ok(Turn::Done) };
         let is_all = if generation.is_gz { is_end } else { start + len as u64 >= generation.size };
@@ -145,7 +202,7 @@ impl Worker {
         }
         generation.reached_end(wall);
         if generation.is_gz {
-            generation.is_finished = true;
+            generation.finished();
             if let Some(section) = self.sections.get_mut(generation.section) {
                 section.status.gz_read += 1;
             }
@@ -176,24 +233,35 @@ impl Worker {
         Some(Turn::More)
     }
 
-    /// Puts lines into blocks; true if the spool takes no more.
-    fn feed(&mut self, id: u64, read: &[u8], is_final: bool, now: Instant, wall: Timestamp) -> bool {
-        let Some(generation) = self.generations.get(&id) else { return false };
+    /// Puts lines into blocks, as many as there are, as the quantum allows, or as the spool takes.
+    fn feed(
+        &mut self,
+        id: u64,
+        (read, quantum): (&[u8], usize),
+        is_final: bool,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Turn {
+        let Some(generation) = self.generations.get(&id) else { return Turn::Failed };
         let (start, mut is_skipping) = (generation.position.offset, generation.position.is_skipping);
         let max_line =
             self.sections.get(generation.section).map_or(1 << 20, |section| section.config.max_line);
-        let (mut at, mut done, mut is_stopped) = (0, 0, false);
+        let (mut at, mut done, mut turn) = (0, 0, Turn::Done);
         loop {
+            if at >= quantum && at < read.len() {
+                turn = Turn::More;
+                break;
+            }
             match split::next(read, at, is_skipping, max_line, is_final) {
                 Piece::Line { text, has_cr, is_cut, goes_on, next } => {
                     if !self.has_room(text.len() + OVERHEAD) {
                         self.advance(id, &read[done..at], is_skipping);
                         done = at;
                         if !self.can_send() {
-                            is_stopped = true;
+                            turn = Turn::Stopped;
                             break;
                         }
-                        self.send();
+                        self.send(true);
                     }
                     let offset = start + at as u64;
                     self.put(id, &Placed { text, offset, is_cut, has_cr }, now, wall);
@@ -204,7 +272,7 @@ impl Worker {
             }
         }
         self.advance(id, &read[done..at], is_skipping);
-        is_stopped
+        turn
     }
 
     fn advance(&mut self, id: u64, read: &[u8], is_skipping: bool) {

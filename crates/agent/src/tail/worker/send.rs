@@ -90,7 +90,7 @@ impl Worker {
             batch.writer.section(&Header {
                 generation: id,
                 offset: line.offset,
-                path: generation.path.as_os_str().as_bytes(),
+                path: generation.lineage.as_os_str().as_bytes(),
                 agent: self.who.agent.as_bytes(),
                 host: self.who.host.as_bytes(),
                 beat: section.config.beat.as_bytes(),
@@ -109,8 +109,8 @@ impl Worker {
         counts.truncated += u64::from(line.is_cut);
     }
 
-    /// Hands the block over.
-    pub(super) fn send(&mut self) {
+    /// Hands the block over. `is_full`: it was not time that made it end.
+    pub(super) fn send(&mut self, is_full: bool) {
         let Some(batch) = self.batch.take() else { return };
         let (mut marks, mut positions) = (Vec::new(), Vec::new());
         for id in &batch.touched {
@@ -132,7 +132,7 @@ impl Worker {
         self.flights.push_back(Flight { ticket, bytes, positions, counts: batch.counts, is_durable: false });
         let at = batch.at.as_millis();
         let block = NewBlock { kind: LINES, events, event_bytes, at, encoding: Encoding::Zstd, body, marks };
-        self.sink.append(block, self.receipts.receipt(ticket));
+        self.sink.append(block, is_full, self.receipts.receipt(ticket));
     }
 
     /// Hands over a block that has waited long enough.
@@ -141,7 +141,7 @@ impl Worker {
         if waited.is_some_and(|waited| waited >= self.limits.linger) {
             self.is_waiting = !self.can_send();
             if !self.is_waiting {
-                self.send();
+                self.send(false);
             }
         }
     }
