@@ -21,8 +21,7 @@ use bytes::Bytes;
 use pikepole_fleet::Timestamp;
 use pikepole_spool::files::{Disk, Files};
 use pikepole_spool::{
-    Block, Durability, Full, MAX_MARK, MAX_MARKS, Mark, NewBlock, OpenError, Recovered, Seq, Spool, Stats,
-    WhenFull,
+    Block, Full, MAX_MARK, MAX_MARKS, Mark, NewBlock, OpenError, Recovered, Seq, Spool, Stats, Unreadable,
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
@@ -31,22 +30,15 @@ use crate::Clock;
 use inbox::{Admission, Append, CloseOnDrop, Inbox, Reader, Taker};
 pub(crate) use order::Share;
 
-/// How often a start is tried on a disk that fails, before what it cannot read counts as damage.
-const STARTS: u32 = 4;
+/// How often a start is tried on a disk that fails; the last time, after about 11 s, what the device cannot give back counts
+/// as damage.
+const STARTS: u32 = 8;
 
 /// How the queue is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Where.
     pub(crate) folder: PathBuf,
-    /// Bytes that the folder may hold.
-    pub(crate) max_bytes: u64,
-    /// Bytes of the disk that are left to others.
-    pub(crate) min_free: u64,
-    /// What happens when either is reached.
-    pub(crate) when_full: WhenFull,
-    /// What "durable" means.
-    pub(crate) durability: Durability,
     /// An append waits no longer than this for others to share its fsync with.
     pub(crate) commit_every: Duration,
     /// With so many bytes it waits no more.
@@ -55,36 +47,20 @@ pub(crate) struct Options {
     pub(crate) under_way_bytes: usize,
     /// How takes that want the newest first are shared with the backlog.
     pub(crate) share: Share,
-    /// The rest.
+    /// The spool's own.
     pub(crate) spool: pikepole_spool::Options,
 }
 
 impl Options {
     /// The defaults of the configuration.
     pub(crate) fn new(folder: impl Into<PathBuf>) -> Self {
-        let spool = pikepole_spool::Options::default();
         Self {
             folder: folder.into(),
-            max_bytes: spool.max_bytes,
-            min_free: spool.min_free,
-            when_full: spool.when_full,
-            durability: spool.durability,
             commit_every: Duration::from_millis(20),
             commit_bytes: 4 << 20,
             under_way_bytes: 16 << 20,
             share: Share::new(3, 4),
-            spool,
-        }
-    }
-
-    fn spool(&self, accept_unreadable: bool) -> pikepole_spool::Options {
-        pikepole_spool::Options {
-            max_bytes: self.max_bytes,
-            min_free: self.min_free,
-            when_full: self.when_full,
-            durability: self.durability,
-            accept_unreadable,
-            ..self.spool.clone()
+            spool: pikepole_spool::Options::default(),
         }
     }
 }
@@ -198,8 +174,8 @@ impl Queue {
 
     /// Opens on this file system.
     fn open_on(files: Arc<dyn Files>, options: Options, clock: Clock) -> Result<(Self, Opened), String> {
-        let (spool, recovered) = open_spool(&files, &options)?;
-        if recovered.damaged_bytes > 0 || recovered.missing_segments > 0 {
+        let (spool, recovered) = open_spool(&files, &options.spool, std::thread::park_timeout)?;
+        if recovered.is_damaged() {
             tracing::error!(?recovered, "part of the spool is damaged; the rest is used");
         } else if recovered.torn_bytes > 0 {
             tracing::warn!(
@@ -321,17 +297,22 @@ impl Drop for Taking<'_> {
     }
 }
 
-fn open_spool(files: &Arc<dyn Files>, options: &Options) -> Result<(Spool, Recovered), String> {
+fn open_spool(
+    files: &Arc<dyn Files>,
+    options: &pikepole_spool::Options,
+    pause: impl Fn(Duration),
+) -> Result<(Spool, Recovered), String> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match Spool::open(files.clone(), options.spool(tries >= STARTS)) {
+        let unreadable = if tries < STARTS { Unreadable::Refuse } else { Unreadable::GiveUp };
+        match Spool::open(files.clone(), options.clone(), unreadable) {
             Ok(opened) => return Ok(opened),
             Err(error @ OpenError::Newer { .. }) => return Err(error.to_string()),
             Err(error) if tries >= STARTS => return Err(error.to_string()),
-            Err(error) => tracing::warn!(%error, tries, "cannot read the spool; trying again"),
+            Err(error) => tracing::warn!(%error, tries, "cannot open the spool; trying again"),
         }
-        std::thread::park_timeout(backoff(tries));
+        pause(backoff(tries));
     }
 }
 

@@ -29,7 +29,8 @@ struct World {
 impl World {
     async fn new(window: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = queue::Options { min_free: 0, ..queue::Options::new(folder.path().join("spool")) };
+        let mut options = queue::Options::new(folder.path().join("spool"));
+        options.spool.min_free = 0;
         let (queue, _) = Queue::open(options, Clock::system()).unwrap();
         let dead = DeadLetters::new(folder.path());
         let relay = Relay::new(queue.clone(), dead.clone(), Clock::system(), 3);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fdatasync, open, statvfs};
+use rustix::io::Errno;
 
 use super::{Entry, File, Files};
 
@@ -98,8 +99,8 @@ impl File for DiskFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, len) {
-            // Zeros take the room where the file system cannot; the first writer cuts them off.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            // Zeros take the room where the file system cannot, or some sandbox does not let it; the first writer cuts them off.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
                 let zeros = vec![0; 64 * 1024];
                 (0..len.div_ceil(zeros.len() as u64))
                     .try_for_each(|n| super::write_all(self, &zeros, n * zeros.len() as u64))

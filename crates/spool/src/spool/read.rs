@@ -120,6 +120,7 @@ impl Spool {
     /// Nobody has it any more.
     pub fn give_back(&mut self, seq: Seq) {
         self.taken.remove(&seq.0);
+        self.dropped_taken.remove(&seq.0);
     }
 
     /// Blocks that are taken.
@@ -147,7 +148,9 @@ impl Spool {
     pub fn done(&mut self, seq: Seq) -> Result<bool, ReadError> {
         let Some(position) = self.left(seq.0) else {
             self.taken.remove(&seq.0);
-            return Ok(false);
+            let dropped = self.dropped_taken.remove(&seq.0);
+            dropped.into_iter().for_each(|counts| self.state.delivered(counts));
+            return Ok(dropped.is_some());
         };
         let known = self.taken.get(&seq.0).copied().flatten();
         let counts = match known {

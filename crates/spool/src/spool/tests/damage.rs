@@ -22,9 +22,7 @@ fn segments(disk: &Faulty) -> Vec<String> {
 
 /// Opens, reads all, and holds the counts against what came back. Returns that.
 fn hold_to_account(disk: &Faulty, blocks: u64, what: &str) -> (Vec<u64>, Stats) {
-    let mut spool = Spool::open(Arc::new(disk.clone()), Options { cache_bytes: 0, ..options() })
-        .unwrap_or_else(|error| panic!("{what}: {error}"))
-        .0;
+    let mut spool = open(disk, &Options { cache_bytes: 0, ..options() });
     let found = all(&mut spool);
     let stats = spool.stats();
     let lost: Vec<u64> = (1..=blocks).filter(|seq| !found.contains(seq)).collect();
@@ -167,4 +165,84 @@ fn a_disk_that_cannot_be_read_is_no_damage_until_it_is_given_up() {
     let stats = spool.stats();
     let found = all(&mut spool);
     assert_eq!(stats.totals.damaged.events, (1..=40).filter(|seq| !found.contains(seq)).sum::<u64>());
+}
+
+/// It was skipped, became a leftover, and the first commit unlinked it: acked events, uncounted.
+#[test]
+fn a_segment_that_may_not_be_opened_fails_the_start_and_stays() {
+    let disk = made(40, 200);
+    let newest = segments(&disk).pop().unwrap();
+    let before = all(&mut open(&disk.fork(), &options())).len();
+    disk.fail_always("open", Some(&newest), Fault::Denied);
+    for unreadable in [Unreadable::Refuse, Unreadable::GiveUp] {
+        let error = Spool::open(Arc::new(disk.clone()), options(), unreadable).err().unwrap();
+        assert!(error.to_string().contains(&newest), "{error}");
+    }
+    disk.heal();
+    assert_eq!(all(&mut open(&disk, &options())).len(), before);
+}
+
+/// Opens it as somebody does who has tried often enough.
+fn open_given_up(disk: &Faulty) -> (Spool, Recovered) {
+    let options = Options { cache_bytes: 0, ..options() };
+    Spool::open(Arc::new(disk.clone()), options, Unreadable::GiveUp).unwrap()
+}
+
+#[test]
+fn a_newest_segment_that_the_device_does_not_open_is_counted_and_put_aside() {
+    let disk = made(40, 200);
+    let newest = segments(&disk).pop().unwrap();
+    let bytes = disk.bytes(&newest);
+    disk.fail_always("open", Some(&newest), Fault::Io);
+    assert!(Spool::open(Arc::new(disk.clone()), options(), Unreadable::Refuse).is_err());
+    let (mut spool, recovered) = open_given_up(&disk);
+    assert_eq!(recovered.damaged_bytes, bytes.len() as u64);
+    assert_eq!((recovered.unreadable_segments, recovered.is_damaged()), (1, true));
+    let found = all(&mut spool);
+    assert!(found.len() < 40 && found.len() > 20, "{found:?}");
+    for n in 0..3 {
+        put(&mut spool, new_block(n, 100));
+        spool.commit().unwrap();
+    }
+    assert_eq!(spool.stats().totals.damaged_bytes, bytes.len() as u64);
+    disk.heal();
+    assert_eq!(disk.bytes(&format!("quarantine/{newest}")), bytes, "for people");
+}
+
+#[test]
+fn what_the_device_does_not_give_back_at_a_start_is_damage_and_not_torn() {
+    let disk = made(40, 2000);
+    let newest = segments(&disk).pop().unwrap();
+    let len = disk.bytes(&newest).len() as u64;
+    // All of it, its beginning, and its end, which may be newer than the last `synced` record.
+    for (range, least) in [(0..len, 20), (0..4096, 35), (len - 10..len, 35)] {
+        let disk = disk.fork();
+        disk.fail_reads(&newest, range.clone(), Fault::Io);
+        assert!(Spool::open(Arc::new(disk.clone()), options(), Unreadable::Refuse).is_err());
+        let (mut spool, recovered) = open_given_up(&disk);
+        spool.append(new_block(1, 10)).unwrap();
+        spool.commit().unwrap();
+        let is_there = disk.names().iter().any(|name| name.ends_with(&newest));
+        disk.heal();
+        assert!(is_there, "{range:?}: nobody has read it");
+        let found = all(&mut spool);
+        assert_eq!(recovered.torn_bytes, 0, "{range:?}");
+        assert!(recovered.damaged_bytes > 0, "{range:?}: {recovered:?}");
+        assert!(found.len() > least, "{range:?}: {}", found.len());
+    }
+}
+
+#[test]
+fn an_error_that_is_not_of_the_device_is_never_damage() {
+    let disk = made(40, 200);
+    for name in segments(&disk) {
+        let disk = disk.fork();
+        disk.fail_reads(&name, 100..200, Fault::Denied);
+        if let Ok((mut spool, _)) = Spool::open(Arc::new(disk.clone()), options(), Unreadable::GiveUp) {
+            disk.heal();
+            assert_eq!(all(&mut spool).len(), 40);
+        }
+        disk.heal();
+        assert_eq!(all(&mut open(&disk, &options())).len(), 40);
+    }
 }
