@@ -53,6 +53,8 @@ pub trait File: Send + Sync {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes the bytes durable.
     fn sync(&self) -> io::Result<()>;
+    /// All of it will be read soon.
+    fn will_need(&self) {}
     /// Bytes in it.
     fn size(&self) -> io::Result<u64>;
 }

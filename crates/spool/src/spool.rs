@@ -5,6 +5,7 @@
 //! and never again after its fsync failed. Two fsyncs of it never run at once: an error is told to one of them only.
 
 mod commit;
+mod index;
 mod read;
 mod room;
 
@@ -26,7 +27,8 @@ use crate::recover::{OpenError, Recovered, recover};
 use crate::state::{Counts, Finish, MAX_BLOCKS, State, Totals};
 use bytes::Bytes;
 pub use commit::{CommitError, CommitJob, Committed};
-use read::Indexes;
+use index::Indexes;
+pub use index::{IndexJob, Indexed};
 pub use read::{Order, ReadError};
 use room::Reserve;
 
@@ -134,6 +136,10 @@ pub struct Spool {
     taken: BTreeMap<u64, Option<Counts>>,
     /// Of `taken`, what was given up to make room meanwhile.
     dropped_taken: BTreeMap<u64, Counts>,
+    /// Segments that are not offered.
+    set_aside: BTreeSet<SegmentId>,
+    /// Segments of which something was given up because the device refused it.
+    unreadable: BTreeSet<SegmentId>,
     /// Bytes that were free when a segment was given up because others fill the disk, until that has helped.
     dropped_at: Option<u64>,
     /// Bytes of marks in the last segment that were written although there was no room.
@@ -179,6 +185,8 @@ impl Spool {
             indexes: Indexes::default(),
             taken: BTreeMap::new(),
             dropped_taken: BTreeMap::new(),
+            set_aside: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             dropped_at: None,
             marks_beyond: 0,
             emptied: BTreeSet::new(),

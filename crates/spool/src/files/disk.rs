@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fdatasync, open, statvfs};
+use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, fdatasync, open, statvfs};
 use rustix::io::Errno;
 
 use super::{Entry, File, Files};
@@ -111,6 +111,11 @@ impl File for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(fdatasync(&self.0)?)
+    }
+
+    fn will_need(&self) {
+        // Only advice.
+        let _slower_without = fadvise(&self.0, 0, None, Advice::WillNeed);
     }
 
     fn size(&self) -> io::Result<u64> {

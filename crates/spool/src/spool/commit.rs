@@ -195,15 +195,18 @@ impl Spool {
         let mut gone: Vec<Entry> = self.leftovers.drain(..leftovers).collect();
         for id in finished {
             self.emptied.remove(id);
+            self.set_aside.remove(id);
             if let Ok(index) = self.state.segments.binary_search_by_key(id, |segment| segment.id)
                 && let Some(segment) = self.state.segments.remove(index)
             {
                 self.indexes.forget(id.id);
-                gone.push(Entry { name: id.name(), len: segment.len });
+                // Somebody may get back from the device what it did not give us.
+                let is_kept = self.unreadable.remove(id)
+                    && self.quarantine.take_over(&*self.files, *id, segment.len).is_ok();
+                if !is_kept {
+                    gone.push(Entry { name: id.name(), len: segment.len });
+                }
             }
-        }
-        if gone.is_empty() {
-            return;
         }
         for entry in gone {
             match self.files.remove(&entry.name) {

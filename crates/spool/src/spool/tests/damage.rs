@@ -150,21 +150,92 @@ fn damage_while_running_is_counted_once() {
     assert!(Files::list(&disk, Some("quarantine")).unwrap().len() == 1, "its bytes are kept");
 }
 
+/// After some failed reads of one block, whatever the error, a whole segment was counted as damaged and unlinked.
 #[test]
-fn a_disk_that_cannot_be_read_is_no_damage_until_it_is_given_up() {
-    let disk = made(40, 200);
+fn giving_up_a_block_costs_what_the_device_refuses_and_no_more() {
+    let disk = made(40, 2000);
     let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
-    disk.fail(Call::Read, 0, Fault::Stop);
-    assert!(matches!(spool.read(Seq(1)), Err(ReadError::Io(_))));
-    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    let name = segments(&disk).remove(0);
+    for fault in [Fault::Stop, Fault::Denied] {
+        disk.fail_always("open", Some(&name), fault);
+        assert!(matches!(spool.read(Seq(1)), Err(ReadError::Io(_))));
+        assert!(!spool.read(Seq(1)).unwrap_err().is_of_device());
+        assert!(spool.give_up(Seq(1)).is_err(), "it may pass");
+        disk.heal();
+    }
+    // The device does not open it: nobody knows what is in it.
+    disk.fail_always("open", Some(&name), Fault::Io);
+    assert!(spool.give_up(Seq(1)).is_err());
     disk.heal();
-    assert!(spool.read(Seq(1)).unwrap().is_some());
-    disk.fail(Call::Read, 0, Fault::Stop);
-    assert_eq!(spool.give_up(Seq(1)), None);
+    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    assert!(spool.give_up(Seq(1)).unwrap().is_some(), "it can be read after all");
+    // One sector: the head of a block, and the bodies of it and of the one before.
+    let bytes = disk.bytes(&name);
+    let heads: Vec<usize> =
+        (0..bytes.len() - 4).filter(|at| bytes[*at..*at + 4] == crate::frame::MAGIC).collect();
+    disk.fail_reads(&name, 8192..8200, Fault::Io);
+    let hit = |range: &std::ops::Range<usize>| range.start < 12_288 && range.end > 8192;
+    let refused = heads.windows(2).map(|pair| pair[0]..pair[1]).filter(hit).count();
+    let mut given_up = Vec::new();
+    for seq in 1..=40 {
+        if spool.read(Seq(seq)).is_err() && spool.give_up(Seq(seq)).unwrap().is_none() {
+            given_up.push(seq);
+        }
+    }
     disk.heal();
     let stats = spool.stats();
+    assert_eq!(stats.waiting.blocks + stats.totals.damaged.blocks, 40);
+    assert!(
+        (1..=refused as u64).contains(&stats.totals.damaged.blocks),
+        "{refused}: {:?}",
+        stats.totals.damaged
+    );
     let found = all(&mut spool);
     assert_eq!(stats.totals.damaged.events, (1..=40).filter(|seq| !found.contains(seq)).sum::<u64>());
+    // When the rest is done, the segment does not go: somebody may get it back.
+    for seq in found {
+        spool.done(Seq(seq)).unwrap();
+    }
+    for _ in 0..3 {
+        spool.commit().unwrap();
+    }
+    assert!(!disk.names().contains(&name));
+    assert_eq!(disk.bytes(&format!("quarantine/{name}")), bytes);
+}
+
+#[test]
+fn an_index_is_built_elsewhere_and_ahead() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+    let job = spool.index_job(Seq(1)).unwrap();
+    let late = spool.index_job(Seq(2)).unwrap();
+    spool.index_end(job.run()).unwrap();
+    assert!(spool.index_job(Seq(1)).is_none());
+    disk.take_reads();
+    assert!(spool.read(Seq(2)).unwrap().is_some());
+    assert!(disk.take_reads().0 < 400, "a head and a body");
+    spool.index_end(late.run()).unwrap();
+    // Its segment is gone when the walk over it ends.
+    let late = spool.index_job(Seq(40)).or_else(|| spool.index_job(Seq(20))).unwrap();
+    for seq in all(&mut spool) {
+        spool.done(Seq(seq)).unwrap();
+    }
+    spool.commit().unwrap();
+    spool.commit().unwrap();
+    spool.index_end(late.run()).unwrap();
+    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    assert!(spool.index_job(Seq(1)).is_none(), "there is no such block");
+}
+
+#[test]
+fn what_is_set_aside_is_not_offered() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &options());
+    spool.set_aside(Seq(1), true);
+    let next = spool.find(Order::OldestFrom(Seq(0))).unwrap();
+    assert!(next > Seq(3), "{next:?}");
+    spool.set_aside(Seq(2), false);
+    assert_eq!(spool.find(Order::OldestFrom(Seq(0))), Some(Seq(1)));
 }
 
 /// It was skipped, became a leftover, and the first commit unlinked it: acked events, uncounted.
