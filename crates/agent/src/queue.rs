@@ -25,6 +25,7 @@ use pikepole_spool::{
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::Clock;
 use inbox::{Admission, Append, CloseOnDrop, Inbox, Reader, Taker};
@@ -33,6 +34,9 @@ pub(crate) use order::Share;
 /// How often a start is tried on a disk that fails; the last time, after about 11 s, what the device cannot give back counts
 /// as damage.
 const STARTS: u32 = 8;
+
+/// A disk that hangs is waited for no longer than this when all is to end.
+const CLOSE: Duration = Duration::from_secs(20);
 
 /// How the queue is kept.
 #[derive(Debug, Clone)]
@@ -125,6 +129,8 @@ pub(crate) struct QueueStats {
     pub(crate) trouble: Option<String>,
     /// As of.
     pub(crate) at: Option<Timestamp>,
+    /// The same on a clock that nobody sets: what is old means that the spool's thread hangs.
+    pub(crate) told: Option<Instant>,
 }
 
 /// A block that is on its way.
@@ -216,19 +222,19 @@ impl Queue {
         Receipt(receipt)
     }
 
-    /// Remembers marks; durable with the next commit.
+    /// Remembers marks; durable with the next commit. They may overtake blocks that wait for room.
     pub(crate) fn mark(&self, marks: Vec<Mark>) -> Result<(), QueueError> {
         let is_small =
             |m: &Mark| m.key.len() <= MAX_MARK && m.value.as_ref().is_none_or(|v| v.len() <= MAX_MARK);
-        if !marks.iter().all(is_small) {
-            return Err(QueueError::Marks);
-        }
+        let are_small = marks.iter().all(is_small);
         self.0.inbox.put(|work| {
-            let is_full = work.marks.len() + marks.len() > MAX_MARKS;
-            if !is_full {
+            if are_small && work.marks.len() + marks.len() <= MAX_MARKS {
                 work.marks.extend(marks.into_iter().map(|mark| (mark.key.clone(), mark)));
+                Ok(())
+            } else {
+                work.has_refused_marks = true;
+                Err(QueueError::Marks)
             }
-            if is_full { Err(QueueError::Marks) } else { Ok(()) }
         })
     }
 
@@ -263,13 +269,18 @@ impl Queue {
         self.0.stats.clone()
     }
 
-    /// Makes everything durable and ends the thread. Appends that wait for room are told that it is closed.
+    /// Makes everything durable and ends the thread; waits for a disk that hangs, but not for ever. Appends that wait for
+    /// room are told that it is closed.
     pub(crate) async fn close(&self) -> Result<(), String> {
         self.0.admission.close();
         self.0.inbox.put(|work| work.is_closing = true);
         let ending = self.0.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((thread, end)) = ending else { return Ok(()) };
-        let result = end.await.unwrap_or_else(|_| Err("the spool's thread ended early".to_string()));
+        let ended = tokio::time::timeout(CLOSE, end).await;
+        let Ok(ended) = ended else {
+            return Err(format!("its disk has not answered for {} s", CLOSE.as_secs()));
+        };
+        let result = ended.unwrap_or_else(|_| Err("the spool's thread ended early".to_string()));
         // It has nothing left to do but to return.
         thread.join().map_err(|_| "the spool's thread ended early".to_string())?;
         result

@@ -1,7 +1,7 @@
 //! The queue as the tail and the balancer see it, and the dead letters of the balancer.
 //!
-//! Not a decision in it. Invariant: blocks of the tail enter the queue in their order, with the marks between
-//! them in their place.
+//! Not a decision in it. Invariant: blocks of the tail enter the queue in their order. Marks wait for none of them: the
+//! tail gives only marks of files of which nothing is under way, and a full spool still takes them.
 
 use std::sync::Arc;
 
@@ -60,12 +60,6 @@ impl balance::DeadLetters for Undeliverable {
     }
 }
 
-/// What the tail hands over. No more of it waits than the tail's own limits allow.
-enum Tailed {
-    Block(NewBlock, tail::Receipt),
-    Marks(Vec<Mark>),
-}
-
 /// Bytes of a block that was cut because it was full: there is more where it came from.
 const FULL: usize = 256 << 10;
 
@@ -74,50 +68,49 @@ fn hurry(block: &NewBlock) -> Hurry {
     if block.body.len() >= FULL { Hurry::Soon } else { Hurry::Group }
 }
 
-/// The tail's side of the queue.
-pub(super) struct TailSink(mpsc::UnboundedSender<Tailed>);
+/// The tail's side of the queue. No more waits in it than the tail's own limits allow.
+pub(super) struct TailSink {
+    queue: Queue,
+    blocks: mpsc::UnboundedSender<(NewBlock, tail::Receipt)>,
+}
 
 impl TailSink {
     /// Must be made inside of a runtime.
     pub(super) fn new(queue: Queue) -> Self {
-        let (sink, mut tailed) = mpsc::unbounded_channel();
+        let (blocks, mut tailed) = mpsc::unbounded_channel::<(NewBlock, tail::Receipt)>();
         let (under_way, mut answers) = mpsc::unbounded_channel::<(crate::queue::Receipt, tail::Receipt)>();
+        let sender = queue.clone();
         tokio::spawn(async move {
-            while let Some(next) = tailed.recv().await {
-                match next {
-                    Tailed::Block(block, receipt) => {
-                        let hurry = hurry(&block);
-                        match queue.send(block, hurry).await {
-                            Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
-                            Err(error) => tracing::debug!(%error, "a block of lines was refused"),
-                        }
-                    }
-                    Tailed::Marks(marks) => {
-                        if let Err(error) = queue.mark(marks) {
-                            tracing::debug!(%error, "marks of tailed files were refused");
-                        }
-                    }
+            while let Some((block, receipt)) = tailed.recv().await {
+                let hurry = hurry(&block);
+                match sender.send(block, hurry).await {
+                    Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
+                    Err(error) => tracing::debug!(%error, "a block of lines was refused"),
                 }
             }
         });
         tokio::spawn(async move {
             while let Some((sent, receipt)) = answers.recv().await {
-                if sent.durable().await.is_ok() {
-                    receipt.durable();
+                match sent.durable().await {
+                    Ok(_) => receipt.durable(),
+                    Err(error) => tracing::debug!(%error, "a block of lines was refused"),
                 }
             }
         });
-        Self(sink)
+        Self { queue, blocks }
     }
 }
 
 impl tail::Sink for TailSink {
     fn append(&mut self, block: NewBlock, receipt: tail::Receipt) {
         // Refused if nobody takes it any longer: the receipt is dropped with it.
-        drop(self.0.send(Tailed::Block(block, receipt)));
+        drop(self.blocks.send((block, receipt)));
     }
 
     fn mark(&mut self, marks: Vec<Mark>) {
-        drop(self.0.send(Tailed::Marks(marks)));
+        // The queue tells it as its trouble.
+        if let Err(error) = self.queue.mark(marks) {
+            tracing::debug!(%error, "marks of tailed files were refused");
+        }
     }
 }

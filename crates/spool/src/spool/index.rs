@@ -208,9 +208,16 @@ impl Spool {
                 there += counts;
             }
         }
+        let is_there = |seq: &u64| offsets.get(segment.nth(*seq) as usize).is_some_and(|offset| *offset > 0);
+        let mut lost = Vec::new();
+        for seq in forward(segment, id.first).filter(|seq| !is_there(seq)) {
+            // Who has it may deliver it all the same.
+            match self.taken.get(&seq).copied().flatten() {
+                Some(counts) => there += counts,
+                None => lost.push(seq),
+            }
+        }
         let mut missing = segment.left.minus(there);
-        let is_lost = |seq: &u64| offsets.get(segment.nth(*seq) as usize).is_none_or(|offset| *offset == 0);
-        let lost: Vec<u64> = forward(segment, id.first).filter(is_lost).collect();
         // Without a loss the bad places were counted when they were found first.
         let mut bytes = 0;
         for range in scan.bad.iter().filter(|_| !lost.is_empty()) {

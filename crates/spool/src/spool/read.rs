@@ -164,8 +164,8 @@ impl Spool {
         if let Some(block) = self.cache.get(seq) {
             return Some(block.at);
         }
-        let has_index = self.indexes.has(id);
-        let header = if has_index { self.header(position, seq).ok().flatten() } else { None };
+        let is_found = self.indexes.offset(id, self.state.segments[position].nth(seq)).is_some();
+        let header = if is_found { self.header(position, seq).ok().flatten() } else { None };
         Some(header.map_or(at, |(_, header)| header.at))
     }
 

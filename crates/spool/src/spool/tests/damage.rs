@@ -317,3 +317,18 @@ fn an_error_that_is_not_of_the_device_is_never_damage() {
         assert_eq!(all(&mut open(&disk, &options())).len(), 40);
     }
 }
+
+#[test]
+fn a_block_that_is_under_way_is_not_lost_with_its_segment() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+    let name = segments(&disk).remove(0);
+    let next: u64 = segments(&disk)[1][..20].parse().unwrap();
+    spool.take(Seq(1));
+    assert!(spool.read(Seq(1)).unwrap().is_some());
+    disk.fail_reads(&name, 0..u64::MAX, Fault::Io);
+    assert_eq!(spool.give_up(Seq(2)).unwrap(), None);
+    assert_eq!(spool.stats().totals.damaged.blocks, next - 2);
+    assert!(spool.done(Seq(1)).unwrap());
+    assert_eq!(spool.stats().totals.done.events, 1);
+}
