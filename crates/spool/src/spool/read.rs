@@ -148,7 +148,8 @@ impl Spool {
             Err(error) if error.is_of_device() => {
                 self.unreadable.insert(id);
                 let header = self.header(position, seq.0).ok().flatten().map(|(_, header)| header);
-                let counts = header.as_ref().map_or(Counts { blocks: 1, ..Counts::default() }, Counts::of);
+                let unknown = Counts { blocks: 1, ..Counts::default() };
+                let counts = header.as_ref().map_or(unknown, Counts::of);
                 self.damaged(seq.0, counts, header.map_or(0, |header| header.record_len()));
                 Ok(None)
             }
