@@ -186,6 +186,7 @@ impl Queue {
         } else if recovered.torn_bytes > 0 {
             tracing::warn!(
                 bytes = recovered.torn_bytes,
+                events = recovered.torn.events,
                 "cut off what was being written when the agent stopped"
             );
         }

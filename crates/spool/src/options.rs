@@ -59,8 +59,8 @@ pub(crate) const MAX_BODY: usize = 64 << 20;
 impl Default for Options {
     fn default() -> Self {
         Self {
-            max_bytes: 150 << 30,
-            min_free: 10 << 30,
+            max_bytes: 10 << 30,
+            min_free: 1 << 30,
             when_full: WhenFull::Block,
             durability: Durability::Fsync,
             segment_bytes: 64 << 20,

@@ -133,14 +133,10 @@ pub(crate) fn recover(
     }
     job.state.segments.retain(|segment| segment.left.blocks > 0);
     let kept: BTreeSet<SegmentId> = job.state.segments.iter().map(|segment| segment.id).collect();
-    let mut leftovers = Vec::new();
-    for (id, len) in found.iter().filter(|(id, _)| !kept.contains(id)) {
-        if unread.contains(id) {
-            job.put_aside(*id, *len)?;
-        } else {
-            leftovers.push(Entry { name: id.name(), len: *len });
-        }
-    }
+    let (aside, leftovers): (Vec<_>, Vec<_>) =
+        found.iter().filter(|(id, _)| !kept.contains(id)).partition(|(id, _)| unread.contains(id));
+    job.put_aside(&aside)?;
+    let leftovers = leftovers.into_iter().map(|(id, len)| Entry { name: id.name(), len: *len }).collect();
     let totals = &job.state.totals;
     job.recovered.damaged = totals.damaged.minus(damaged_before.damaged);
     job.recovered.damaged_bytes = totals.damaged_bytes - damaged_before.damaged_bytes;
@@ -302,9 +298,15 @@ impl Recovery<'_> {
         }
     }
 
-    /// A segment that was not read, or not all of it, is not removed: somebody may get it back from the device.
-    fn put_aside(&mut self, id: SegmentId, len: u64) -> Result<(), OpenError> {
-        self.quarantine.take_over(self.files, id, len).map_err(|error| of_segment(id, error))?;
+    /// Segments that were not read, or not as a whole, are not removed: somebody may get them back from the device.
+    fn put_aside(&mut self, segments: &[&(SegmentId, u64)]) -> Result<(), OpenError> {
+        for (id, len) in segments {
+            self.quarantine.take_over(self.files, *id, *len).map_err(|error| of_segment(*id, error))?;
+        }
+        if !segments.is_empty() && self.durability == Durability::Fsync {
+            // If they come back in a crash, nobody knows that they were never read. More cannot be done about it.
+            let _as_good_as_it_gets = self.files.sync_folder();
+        }
         Ok(())
     }
 

@@ -36,6 +36,9 @@ struct Written {
     events: u32,
 }
 
+/// A block, and where its payload is.
+type Place = (u64, Range<u64>);
+
 /// Both of them.
 pub(super) struct World {
     pub(super) disk: Faulty,
@@ -156,7 +159,7 @@ impl World {
 
     /// The blocks of the nth of all segments that a durable one follows, and where their payload is: damage in what was
     /// written last cannot be told from what a crash does to it.
-    fn older_blocks(&self, nth: usize) -> Option<(String, Vec<(u64, Range<u64>)>)> {
+    fn older_blocks(&self, nth: usize) -> Option<(String, Vec<Place>)> {
         let disk = self.disk.fork();
         disk.crash(|| false);
         let names: Vec<String> =
