@@ -250,7 +250,7 @@ impl Recovery<'_> {
         };
         let cut = if limit.is_none() { said.iter().position(is_torn) } else { None };
         let mut kept = len;
-        let mut counts = limit.is_none_or(|limit| self.state.next < limit);
+        let mut counts = !said.is_empty() && limit.is_none_or(|limit| self.state.next < limit);
         if let Some(index) = cut {
             let end = said[index].0.start;
             counts = end > HEAD as u64;

@@ -331,7 +331,11 @@ impl Worker {
                     }
                 }
             }
-            AppendError::Busy => return self.pace.hurry(now),
+            AppendError::Busy => {
+                // Whoever waits for room looks for it when the commit has ended.
+                self.looked = self.full.and(Some(now));
+                return self.pace.hurry(now);
+            }
             error => {
                 tracing::error!(%error, "the spool cannot be written; trying again");
                 self.failures += 1;

@@ -201,13 +201,17 @@ impl Spool {
     /// before it has helped: others may take what comes free, and some file systems give it back late.
     fn would_help(&self, len: u64) -> io::Result<bool> {
         let free = self.files.free()?;
-        let is_enough = free + self.disk_bytes() >= self.options.min_free + self.needs(len);
+        let may_go = self.segment_bytes();
+        let is_enough = free + may_go >= self.options.min_free + self.needs(len);
         Ok(is_enough && self.dropped_at.is_none_or(|before| free > before))
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        let last = self.active.as_ref().map_or(self.last_bytes, |active| active.len);
-        self.other_bytes + last + self.reserve.bytes() + self.quarantine.bytes()
+        self.segment_bytes() + self.reserve.bytes() + self.quarantine.bytes()
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.other_bytes + self.active.as_ref().map_or(self.last_bytes, |active| active.len)
     }
 
     /// Adds up what segments and leftovers have, when they have changed: there may be thousands.

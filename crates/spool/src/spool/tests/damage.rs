@@ -332,3 +332,18 @@ fn a_block_that_is_under_way_is_not_lost_with_its_segment() {
     assert!(spool.done(Seq(1)).unwrap());
     assert_eq!(spool.stats().totals.done.events, 1);
 }
+
+#[test]
+fn a_segment_that_was_only_just_being_begun_is_no_damage() {
+    let original = made(14, 30);
+    let id = SegmentId { first: open(&original.fork(), &options()).durable().0, id: 99, salt: 7 };
+    for bytes in
+        [Vec::new(), vec![0; 30], vec![0; 64], vec![0; 3000], id.head(), [id.head(), vec![0; 3000]].concat()]
+    {
+        let disk = original.fork();
+        disk.put(&id.name(), bytes);
+        let (mut spool, recovered) = open_given_up(&disk);
+        assert!(!recovered.is_damaged(), "{recovered:?}");
+        assert_eq!(all(&mut spool).len(), 14);
+    }
+}
