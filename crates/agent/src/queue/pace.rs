@@ -1,4 +1,4 @@
-//! When the next commit begins: group commit.
+//! When the next commit begins: group commit. And when what failed is tried again.
 //!
 //! Pure: time is passed in. Invariants: two commits begin at least [`GAP`] apart. Whoever hurries waits no longer than
 //! that; others wait for `every` at most, or until there are enough bytes. What nobody waits for waits for [`LAZY`].
@@ -93,6 +93,30 @@ impl Pace {
             failures => super::backoff(failures),
         };
         Some(self.began.map_or(wanted, |began| wanted.max(began + gap)))
+    }
+}
+
+/// Waits longer after each failure in a row.
+#[derive(Default)]
+pub(super) struct Patience {
+    failures: u32,
+    pub(super) until: Option<Instant>,
+    pub(super) last: Option<String>,
+}
+
+impl Patience {
+    pub(super) fn failed(&mut self, error: &dyn std::fmt::Display, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(now + super::backoff(self.failures));
+        self.last = Some(error.to_string());
+    }
+
+    pub(super) fn may(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
     }
 }
 

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 
 use super::inbox::{Append, Inbox, Reader, Taker, Work};
 use super::order::Share;
-use super::pace::Pace;
-use super::{Hurry, Options, QueueError, QueueStats, backoff};
+use super::pace::{Pace, Patience};
+use super::{Hurry, Options, QueueError, QueueStats};
 use crate::Clock;
 use deliver::Unread;
 
@@ -39,30 +39,6 @@ struct Written {
     seq: Seq,
     answer: oneshot::Sender<Result<Seq, QueueError>>,
     _permit: OwnedSemaphorePermit,
-}
-
-/// Waits longer after each failure in a row.
-#[derive(Default)]
-struct Patience {
-    failures: u32,
-    until: Option<Instant>,
-    last: Option<String>,
-}
-
-impl Patience {
-    fn failed(&mut self, error: &dyn std::fmt::Display, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + backoff(self.failures));
-        self.last = Some(error.to_string());
-    }
-
-    fn may(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| until <= now)
-    }
-
-    fn succeeded(&mut self) {
-        *self = Self::default();
-    }
 }
 
 pub(super) struct Worker {

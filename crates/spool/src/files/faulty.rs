@@ -4,63 +4,20 @@
 //! Not fast. Invariant: after a crash a file has what was synced, plus any of the sectors that were written since; a name
 //! that was made, or taken away, or both, since the last sync of the folder is there or not.
 
+mod fault;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::Errno;
+use fault::Lasting;
+pub use fault::{Call, Fault};
 
 use super::{Entry, File, Files};
 
 /// Torn at this granularity.
 const SECTOR: usize = 512;
-
-/// What fails at one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The device reports an error (`EIO`).
-    Io,
-    /// The system does not permit it (`EACCES`).
-    Denied,
-    /// There is no room; half of a write is done.
-    Full,
-    /// The machine stops: this call and all after it fail, until [`Faulty::crash`].
-    Stop,
-}
-
-/// Which calls can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Call {
-    /// Whatever changes something or syncs it.
-    Change,
-    /// A sync alone.
-    Sync,
-    /// Whatever reads.
-    Read,
-}
-
-/// A call that fails each time, until [`Faulty::heal`].
-#[derive(Debug)]
-struct Lasting {
-    what: &'static str,
-    /// Whose; `None`: all files.
-    name: Option<String>,
-    /// Of reads: where in the file.
-    range: Range<u64>,
-    fault: Fault,
-}
-
-impl Fault {
-    fn error(self, what: &str) -> io::Error {
-        match self {
-            Self::Io => Errno::IO.into(),
-            Self::Denied => Errno::ACCESS.into(),
-            Self::Full => io::Error::new(io::ErrorKind::StorageFull, format!("a fault at {what}")),
-            Self::Stop => io::Error::other(format!("a fault at {what}")),
-        }
-    }
-}
 
 #[derive(Debug, Default, Clone)]
 struct Data {
