@@ -116,7 +116,7 @@ impl LogPath {
         };
         let (balancer, balance) = Balancer::new(parts, balance::Options::new(&config.collectors));
         carriers.spawn(balancer.run(rosters, until(stopping)));
-        let found_damage = opened.recovered.damaged_bytes > 0 || opened.recovered.missing_segments > 0;
+        let found_damage = opened.recovered.is_damaged();
         let looks = Looks {
             config: config.clone(),
             relay,
@@ -176,17 +176,18 @@ fn queue_options(config: &LogPathConfig) -> queue::Options {
         Order::Oldest => Share::new(0, 1),
         Order::Newest { live_share } => Share::new(live_share.into(), 100),
     };
-    let mut options = queue::Options::new(&spool.path);
-    // Room comes free by whole segments: there must be several.
-    options.spool.segment_bytes = (spool.max_bytes / 8).min(options.spool.segment_bytes);
+    let options = queue::Options::new(&spool.path);
     queue::Options {
-        max_bytes: spool.max_bytes,
-        min_free: spool.min_free,
-        when_full: if spool.drop_oldest { WhenFull::DropOldest } else { WhenFull::Block },
-        durability: if spool.fsync { Durability::Fsync } else { Durability::None },
         commit_every: spool.commit_every,
         commit_bytes: usize::try_from(spool.commit_bytes).unwrap_or(usize::MAX),
         share,
+        spool: pikepole_spool::Options {
+            max_bytes: spool.max_bytes,
+            min_free: spool.min_free,
+            when_full: if spool.drop_oldest { WhenFull::DropOldest } else { WhenFull::Block },
+            durability: if spool.fsync { Durability::Fsync } else { Durability::None },
+            ..options.spool
+        },
         ..options
     }
 }

@@ -21,32 +21,28 @@ use bytes::Bytes;
 use pikepole_fleet::Timestamp;
 use pikepole_spool::files::{Disk, Files};
 use pikepole_spool::{
-    Block, Durability, Full, MAX_MARK, MAX_MARKS, Mark, NewBlock, OpenError, Recovered, Seq, Spool, Stats,
-    WhenFull,
+    Block, Full, MAX_MARK, MAX_MARKS, Mark, NewBlock, OpenError, Recovered, Seq, Spool, Stats, Unreadable,
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::Clock;
 use inbox::{Admission, Append, CloseOnDrop, Inbox, Reader, Taker};
 pub(crate) use order::Share;
 
-/// How often a start is tried on a disk that fails, before what it cannot read counts as damage.
-const STARTS: u32 = 4;
+/// How often a start is tried on a disk that fails; the last time, after about 11 s, what the device cannot give back counts
+/// as damage.
+const STARTS: u32 = 8;
+
+/// A disk that hangs is waited for no longer than this when all is to end.
+const CLOSE: Duration = Duration::from_secs(20);
 
 /// How the queue is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// Where.
     pub(crate) folder: PathBuf,
-    /// Bytes that the folder may hold.
-    pub(crate) max_bytes: u64,
-    /// Bytes of the disk that are left to others.
-    pub(crate) min_free: u64,
-    /// What happens when either is reached.
-    pub(crate) when_full: WhenFull,
-    /// What "durable" means.
-    pub(crate) durability: Durability,
     /// An append waits no longer than this for others to share its fsync with.
     pub(crate) commit_every: Duration,
     /// With so many bytes it waits no more.
@@ -55,36 +51,20 @@ pub(crate) struct Options {
     pub(crate) under_way_bytes: usize,
     /// How takes that want the newest first are shared with the backlog.
     pub(crate) share: Share,
-    /// The rest.
+    /// The spool's own.
     pub(crate) spool: pikepole_spool::Options,
 }
 
 impl Options {
     /// The defaults of the configuration.
     pub(crate) fn new(folder: impl Into<PathBuf>) -> Self {
-        let spool = pikepole_spool::Options::default();
         Self {
             folder: folder.into(),
-            max_bytes: spool.max_bytes,
-            min_free: spool.min_free,
-            when_full: spool.when_full,
-            durability: spool.durability,
             commit_every: Duration::from_millis(20),
             commit_bytes: 4 << 20,
             under_way_bytes: 16 << 20,
             share: Share::new(3, 4),
-            spool,
-        }
-    }
-
-    fn spool(&self, accept_unreadable: bool) -> pikepole_spool::Options {
-        pikepole_spool::Options {
-            max_bytes: self.max_bytes,
-            min_free: self.min_free,
-            when_full: self.when_full,
-            durability: self.durability,
-            accept_unreadable,
-            ..self.spool.clone()
+            spool: pikepole_spool::Options::default(),
         }
     }
 }
@@ -149,6 +129,8 @@ pub(crate) struct QueueStats {
     pub(crate) trouble: Option<String>,
     /// As of.
     pub(crate) at: Option<Timestamp>,
+    /// The same on a clock that nobody sets: what is old means that the spool's thread hangs.
+    pub(crate) told: Option<Instant>,
 }
 
 /// A block that is on its way.
@@ -198,12 +180,13 @@ impl Queue {
 
     /// Opens on this file system.
     fn open_on(files: Arc<dyn Files>, options: Options, clock: Clock) -> Result<(Self, Opened), String> {
-        let (spool, recovered) = open_spool(&files, &options)?;
-        if recovered.damaged_bytes > 0 || recovered.missing_segments > 0 {
+        let (spool, recovered) = open_spool(&files, &options.spool, std::thread::park_timeout)?;
+        if recovered.is_damaged() {
             tracing::error!(?recovered, "part of the spool is damaged; the rest is used");
         } else if recovered.torn_bytes > 0 {
             tracing::warn!(
                 bytes = recovered.torn_bytes,
+                events = recovered.torn.events,
                 "cut off what was being written when the agent stopped"
             );
         }
@@ -240,19 +223,19 @@ impl Queue {
         Receipt(receipt)
     }
 
-    /// Remembers marks; durable with the next commit.
+    /// Remembers marks; durable with the next commit. They may overtake blocks that wait for room.
     pub(crate) fn mark(&self, marks: Vec<Mark>) -> Result<(), QueueError> {
         let is_small =
             |m: &Mark| m.key.len() <= MAX_MARK && m.value.as_ref().is_none_or(|v| v.len() <= MAX_MARK);
-        if !marks.iter().all(is_small) {
-            return Err(QueueError::Marks);
-        }
+        let are_small = marks.iter().all(is_small);
         self.0.inbox.put(|work| {
-            let is_full = work.marks.len() + marks.len() > MAX_MARKS;
-            if !is_full {
+            if are_small && work.marks.len() + marks.len() <= MAX_MARKS {
                 work.marks.extend(marks.into_iter().map(|mark| (mark.key.clone(), mark)));
+                Ok(())
+            } else {
+                work.has_refused_marks = true;
+                Err(QueueError::Marks)
             }
-            if is_full { Err(QueueError::Marks) } else { Ok(()) }
         })
     }
 
@@ -287,13 +270,18 @@ impl Queue {
         self.0.stats.clone()
     }
 
-    /// Makes everything durable and ends the thread. Appends that wait for room are told that it is closed.
+    /// Makes everything durable and ends the thread; waits for a disk that hangs, but not for ever. Appends that wait for
+    /// room are told that it is closed.
     pub(crate) async fn close(&self) -> Result<(), String> {
         self.0.admission.close();
         self.0.inbox.put(|work| work.is_closing = true);
         let ending = self.0.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((thread, end)) = ending else { return Ok(()) };
-        let result = end.await.unwrap_or_else(|_| Err("the spool's thread ended early".to_string()));
+        let ended = tokio::time::timeout(CLOSE, end).await;
+        let Ok(ended) = ended else {
+            return Err(format!("its disk has not answered for {} s", CLOSE.as_secs()));
+        };
+        let result = ended.unwrap_or_else(|_| Err("the spool's thread ended early".to_string()));
         // It has nothing left to do but to return.
         thread.join().map_err(|_| "the spool's thread ended early".to_string())?;
         result
@@ -321,17 +309,22 @@ impl Drop for Taking<'_> {
     }
 }
 
-fn open_spool(files: &Arc<dyn Files>, options: &Options) -> Result<(Spool, Recovered), String> {
+fn open_spool(
+    files: &Arc<dyn Files>,
+    options: &pikepole_spool::Options,
+    pause: impl Fn(Duration),
+) -> Result<(Spool, Recovered), String> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match Spool::open(files.clone(), options.spool(tries >= STARTS)) {
+        let unreadable = if tries < STARTS { Unreadable::Refuse } else { Unreadable::GiveUp };
+        match Spool::open(files.clone(), options.clone(), unreadable) {
             Ok(opened) => return Ok(opened),
             Err(error @ OpenError::Newer { .. }) => return Err(error.to_string()),
             Err(error) if tries >= STARTS => return Err(error.to_string()),
-            Err(error) => tracing::warn!(%error, tries, "cannot read the spool; trying again"),
+            Err(error) => tracing::warn!(%error, tries, "cannot open the spool; trying again"),
         }
-        std::thread::park_timeout(backoff(tries));
+        pause(backoff(tries));
     }
 }
 

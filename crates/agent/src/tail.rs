@@ -55,7 +55,8 @@ pub(crate) trait Sink: Send {
     /// before the receipt was answered are refused too.
     fn append(&mut self, block: NewBlock, is_full: bool, receipt: Receipt);
 
-    /// Keeps marks with the next commit, after the blocks that came before. Must not wait.
+    /// Keeps marks with the next commit. They may overtake blocks that wait for room, so they are only of files of which
+    /// nothing is under way. Must not wait.
     fn mark(&mut self, marks: Vec<Mark>);
 }
 

@@ -36,6 +36,10 @@ impl Cache {
         self.blocks.get(&seq).cloned()
     }
 
+    pub(crate) fn has(&self, seq: u64) -> bool {
+        self.blocks.contains_key(&seq)
+    }
+
     pub(crate) fn remove(&mut self, seq: u64) {
         if let Some(block) = self.blocks.remove(&seq) {
             self.bytes -= block.body.len() + EACH;

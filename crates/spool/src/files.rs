@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use disk::Disk;
+use rustix::io::Errno;
 
 /// What stands in the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub trait File: Send + Sync {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Makes the bytes durable.
     fn sync(&self) -> io::Result<()>;
+    /// All of it will be read soon.
+    fn will_need(&self) {}
     /// Bytes in it.
     fn size(&self) -> io::Result<u64>;
 }
@@ -94,4 +97,10 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
     )
+}
+
+/// Is this what a device says of places that it cannot give back? Anything else may pass: rights, limits, the network.
+pub(crate) fn is_media(error: &io::Error) -> bool {
+    let of_media = [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN];
+    error.raw_os_error().is_some_and(|code| of_media.iter().any(|errno| errno.raw_os_error() == code))
 }

@@ -20,7 +20,9 @@ mod walk;
 
 pub use block::{Block, Encoding, Mark, NewBlock, Seq};
 pub use marks::{MAX_MARK, MAX_MARK_BYTES, MAX_MARKS};
-pub use options::{Durability, Options, WhenFull};
+pub use options::{Durability, Options, Unreadable, WhenFull};
 pub use recover::{OpenError, Recovered};
-pub use spool::{AppendError, CommitError, CommitJob, Committed, Full, Order, ReadError, Spool, Stats};
+pub use spool::{
+    AppendError, CommitError, CommitJob, Committed, Full, IndexJob, Indexed, Order, ReadError, Spool, Stats,
+};
 pub use state::{Counts, Totals};

@@ -16,8 +16,9 @@ use crate::codec::{Input, put_u16, put_u32};
 
 /// Keys that may have a value at once: one for each file that is followed, with room for many rotations.
 pub const MAX_MARKS: usize = 65_536;
-/// Bytes of all keys and values together: they are written at the head of each segment; the reserve grows with them.
-pub const MAX_MARK_BYTES: usize = 6 << 20;
+/// Bytes of all keys and values together, in a spool that is not small: 4,096 files with two paths of 4 KiB each and the
+/// first KiB of what is in them. They are written at the head of each segment; the reserve grows with them.
+pub const MAX_MARK_BYTES: usize = 40 << 20;
 /// Bytes of one key, and of one value.
 pub const MAX_MARK: usize = 16 << 10;
 
@@ -69,8 +70,8 @@ impl Marks {
     }
 
     /// Is there room for this on top of what holds?
-    pub(crate) fn has_room(&self, growth: Growth) -> bool {
-        self.values.len() + growth.keys <= MAX_MARKS && self.bytes + growth.bytes <= MAX_MARK_BYTES
+    pub(crate) fn has_room(&self, growth: Growth, max_bytes: usize) -> bool {
+        self.values.len() + growth.keys <= MAX_MARKS && self.bytes + growth.bytes <= max_bytes
     }
 
     pub(crate) const fn values(&self) -> &BTreeMap<Bytes, Bytes> {

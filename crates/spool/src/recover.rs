@@ -10,10 +10,10 @@ use std::ops::Range;
 use thiserror::Error;
 
 use crate::block::Mark;
-use crate::files::{Entry, Files};
+use crate::files::{Entry, File, Files, is_media};
 use crate::frame::{HEAD, Header, Kind, SegmentId, VERSION, version};
 use crate::marks;
-use crate::options::{Durability, Options};
+use crate::options::{Durability, Unreadable};
 use crate::quarantine::Quarantine;
 use crate::state::{Counts, Finish, State, Why, decode_finished};
 use crate::walk::{Item, Walk};
@@ -24,6 +24,16 @@ pub enum OpenError {
     /// The folder cannot be read. Nothing was changed: try again.
     #[error("cannot read the spool: {0}")]
     Io(#[from] io::Error),
+    /// One of its files cannot be read, or not be put aside. Nothing was changed: try again.
+    #[error(
+        "cannot use {segment} of the spool: {error}; it was left as it is, and whoever runs this must be able to read and write it"
+    )]
+    Segment {
+        /// Its name.
+        segment: String,
+        /// Why.
+        error: io::Error,
+    },
     /// Written by a newer version.
     #[error(
         "{segment} has version {found} of the spool's format, and this program knows versions up to {VERSION}: \
@@ -44,14 +54,28 @@ pub struct Recovered {
     pub segments: usize,
     /// Bytes of what was being written when it stopped. They were nobody's yet.
     pub torn_bytes: u64,
+    /// The blocks among that whose heads survived.
+    pub torn: Counts,
     /// What was found damaged at this start.
     pub damaged: Counts,
     /// Bytes of that.
     pub damaged_bytes: u64,
     /// Segments that should be there and are not.
     pub missing_segments: usize,
-    /// Segments whose head could not be read.
+    /// Segments whose head could not be read, although they had been begun for good.
     pub headless_segments: usize,
+    /// Segments that the device did not even open: they are in quarantine now, and their bytes are damaged ones.
+    pub unreadable_segments: usize,
+}
+
+impl Recovered {
+    /// Is something of note damaged?
+    pub const fn is_damaged(&self) -> bool {
+        self.damaged_bytes > 0
+            || self.missing_segments > 0
+            || self.headless_segments > 0
+            || self.unreadable_segments > 0
+    }
 }
 
 /// What a start begins with.
@@ -67,27 +91,36 @@ pub(crate) struct Start {
 pub(crate) fn recover(
     files: &dyn Files,
     quarantine: &mut Quarantine,
-    options: &Options,
+    durability: Durability,
+    unreadable: Unreadable,
 ) -> Result<Start, OpenError> {
-    let accept_unreadable = options.accept_unreadable;
-    let durability = options.durability;
     let mut found: Vec<(SegmentId, u64)> =
         files.list(None)?.iter().filter_map(|e| Some((SegmentId::from_name(&e.name)?, e.len))).collect();
     found.sort_unstable();
     let recovered = Recovered { segments: found.len(), ..Recovered::default() };
     let next_id = found.iter().map(|(id, _)| id.id + 1).max().unwrap_or(1);
-    let (base, state) = base(files, &found, accept_unreadable)?;
+    let accept_unreadable = unreadable == Unreadable::GiveUp;
+    let Base { index, state, mut unread } = base(files, &found, accept_unreadable)?;
     let is_new = found.is_empty();
     let mut job = Recovery { files, quarantine, accept_unreadable, durability, state, recovered };
-    job.recovered.headless_segments = found.len() - base.map_or(0, |index| index + 1);
     let damaged_before = job.state.totals;
-    let from = base.unwrap_or(0);
-    for (index, (id, _)) in found.iter().enumerate().skip(from) {
-        if base != Some(index) {
+    let from = index.unwrap_or(0);
+    for (at, (id, _)) in found.iter().enumerate().skip(from) {
+        if index != Some(at) {
             job.state.lost(id.first);
             job.state.begin(*id);
         }
-        job.replay(*id, found.get(index + 1).map(|(next, _)| next.first))?;
+        if unread.contains(id) {
+            job.state.totals.damaged_bytes += found[at].1;
+            job.recovered.unreadable_segments += 1;
+            continue;
+        }
+        let read = job.replay(*id, found.get(at + 1).map(|(next, _)| next.first));
+        let read = read.map_err(|error| of_segment(*id, error))?;
+        job.recovered.headless_segments += usize::from(index != Some(at) && read.counts);
+        if read.is_unreadable {
+            unread.insert(*id);
+        }
     }
     if durability == Durability::Fsync && !is_new {
         files.sync_folder()?;
@@ -98,45 +131,68 @@ pub(crate) fn recover(
     if is_new {
         job.state.next = 1;
     }
+    job.state.segments.retain(|segment| segment.left.blocks > 0);
+    let kept: BTreeSet<SegmentId> = job.state.segments.iter().map(|segment| segment.id).collect();
+    let (aside, leftovers): (Vec<_>, Vec<_>) =
+        found.iter().filter(|(id, _)| !kept.contains(id)).partition(|(id, _)| unread.contains(id));
+    job.put_aside(&aside)?;
+    let leftovers = leftovers.into_iter().map(|(id, len)| Entry { name: id.name(), len: *len }).collect();
     let totals = &job.state.totals;
     job.recovered.damaged = totals.damaged.minus(damaged_before.damaged);
     job.recovered.damaged_bytes = totals.damaged_bytes - damaged_before.damaged_bytes;
-    job.state.segments.retain(|segment| segment.left.blocks > 0);
-    let kept: BTreeSet<SegmentId> = job.state.segments.iter().map(|segment| segment.id).collect();
-    let leftovers = found.iter().filter(|(id, _)| !kept.contains(id));
-    let leftovers = leftovers.map(|(id, len)| Entry { name: id.name(), len: *len }).collect();
     Ok(Start { state: job.state, next_id, recovered: job.recovered, leftovers })
 }
 
-/// The newest segment that begins with a checkpoint, and that.
-fn base(
-    files: &dyn Files,
-    found: &[(SegmentId, u64)],
-    accept_unreadable: bool,
-) -> Result<(Option<usize>, State), OpenError> {
+fn of_segment(id: SegmentId, error: io::Error) -> OpenError {
+    OpenError::Segment { segment: id.name(), error }
+}
+
+/// Where reading begins.
+#[derive(Default)]
+struct Base {
+    /// The newest segment that begins with a checkpoint; `None`: none does.
+    index: Option<usize>,
+    /// What it says.
+    state: State,
+    /// Newer ones that the device does not even open.
+    unread: BTreeSet<SegmentId>,
+}
+
+fn base(files: &dyn Files, found: &[(SegmentId, u64)], accept_unreadable: bool) -> Result<Base, OpenError> {
+    let mut base = Base::default();
     for (index, (id, _)) in found.iter().enumerate().rev() {
+        let is_given_up = |error: &io::Error| accept_unreadable && is_media(error);
         let file = match files.open(&id.name()) {
             Ok(file) => file,
-            Err(_) if accept_unreadable => continue,
-            Err(error) => return Err(error.into()),
+            Err(error) if is_given_up(&error) => {
+                base.unread.insert(*id);
+                continue;
+            }
+            Err(error) => return Err(of_segment(*id, error)),
         };
         let mut head = [0; HEAD];
         let is_read = match crate::files::read_exact(&*file, &mut head, 0) {
             Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof || accept_unreadable => false,
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof || is_given_up(&error) => false,
+            Err(error) => return Err(of_segment(*id, error)),
         };
         if let Some(found) = version(&head).filter(|found| is_read && *found > VERSION) {
             return Err(OpenError::Newer { segment: id.name(), found });
         }
-        let mut walk = Walk::new(&*file, id.salt, HEAD as u64, true, accept_unreadable)?;
-        if let Some((_, Item::Record(Header { kind: Kind::Checkpoint, .. }))) = walk.next()?
-            && let Some(state) = State::decode(walk.body(), *id)
-        {
-            return Ok((Some(index), state));
+        let state =
+            first_checkpoint(&*file, *id, accept_unreadable).map_err(|error| of_segment(*id, error))?;
+        if let Some(state) = state {
+            return Ok(Base { index: Some(index), state, ..base });
         }
     }
-    Ok((None, State::default()))
+    Ok(base)
+}
+
+fn first_checkpoint(file: &dyn File, id: SegmentId, accept_unreadable: bool) -> io::Result<Option<State>> {
+    let mut walk = Walk::new(file, id.salt, HEAD as u64, true, accept_unreadable)?;
+    let first = walk.next()?;
+    let is_checkpoint = matches!(first, Some((_, Item::Record(Header { kind: Kind::Checkpoint, .. }))));
+    Ok(is_checkpoint.then(|| State::decode(walk.body(), id)).flatten())
 }
 
 /// What a record says.
@@ -157,14 +213,18 @@ struct Recovery<'a> {
     recovered: Recovered,
 }
 
+/// What came of a segment.
+struct Read {
+    /// Does what its beginning said matter: was it begun for good, and not only for what stands elsewhere?
+    counts: bool,
+    /// The device did not give back all of it.
+    is_unreadable: bool,
+}
+
 impl Recovery<'_> {
     /// Takes in the records of the last segment of the state. `limit` is where the next segment begins.
-    fn replay(&mut self, id: SegmentId, limit: Option<u64>) -> Result<(), OpenError> {
-        let file = match self.files.open(&id.name()) {
-            Ok(file) => file,
-            Err(_) if self.accept_unreadable => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+    fn replay(&mut self, id: SegmentId, limit: Option<u64>) -> io::Result<Read> {
+        let file = self.files.open(&id.name())?;
         let mut walk = Walk::new(&*file, id.salt, HEAD as u64, true, self.accept_unreadable)?;
         let (mut said, mut synced, mut next) = (Vec::new(), 0, 0);
         while let Some((range, item)) = walk.next()? {
@@ -183,24 +243,33 @@ impl Recovery<'_> {
             }
         }
         let len = walk.len();
+        let is_unreadable = walk.is_unreadable(&(0..len));
+        // Who is interrupted in writing leaves no place that the device cannot read: that is damage, wherever it is.
         let is_torn = |(range, _, what): &(Range<u64>, u64, Said)| {
-            matches!(what, Said::Bad(_)) && range.start >= synced
+            matches!(what, Said::Bad(_)) && range.start >= synced && !walk.is_unreadable(range)
         };
         let cut = if limit.is_none() { said.iter().position(is_torn) } else { None };
         let mut kept = len;
+        let mut counts = !said.is_empty() && limit.is_none_or(|limit| self.state.next < limit);
         if let Some(index) = cut {
             let end = said[index].0.start;
+            counts = end > HEAD as u64;
+            self.torn(&said[index..]);
             said.truncate(index);
             next = 0;
             self.recovered.torn_bytes += len - end;
-            // What stays because this fails does not count: the next segment begins before it.
-            kept = if file.truncate(end).is_ok() { end } else { len };
+            kept = end;
+        }
+        // What stays because this fails does not count: the next segment begins before it. Where nothing is cut, room that
+        // was allocated behind the end comes free.
+        if limit.is_none() && file.truncate(kept).is_err() {
+            kept = len;
         }
         if self.durability == Durability::Fsync
             && let Err(error) = file.sync()
-            && !self.accept_unreadable
+            && !(self.accept_unreadable && is_media(&error))
         {
-            return Err(error.into());
+            return Err(error);
         }
         let limit = limit.unwrap_or(u64::MAX);
         for (range, seq, what) in said {
@@ -215,6 +284,29 @@ impl Recovery<'_> {
             self.state.lost(next);
         }
         self.set_len(id, kept);
+        Ok(Read { counts, is_unreadable })
+    }
+
+    /// Notes what is cut off.
+    fn torn(&mut self, said: &[(Range<u64>, u64, Said)]) {
+        for (_, _, what) in said {
+            if let Said::Block(header, _) | Said::Bad(Some(header)) = what
+                && header.kind == Kind::Block
+            {
+                self.recovered.torn += Counts::of(header);
+            }
+        }
+    }
+
+    /// Segments that were not read, or not as a whole, are not removed: somebody may get them back from the device.
+    fn put_aside(&mut self, segments: &[&(SegmentId, u64)]) -> Result<(), OpenError> {
+        for (id, len) in segments {
+            self.quarantine.take_over(self.files, *id, *len).map_err(|error| of_segment(*id, error))?;
+        }
+        if !segments.is_empty() && self.durability == Durability::Fsync {
+            // If they come back in a crash, nobody knows that they were never read. More cannot be done about it.
+            let _as_good_as_it_gets = self.files.sync_folder();
+        }
         Ok(())
     }
 

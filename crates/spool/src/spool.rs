@@ -5,10 +5,11 @@
 //! and never again after its fsync failed. Two fsyncs of it never run at once: an error is told to one of them only.
 
 mod commit;
+mod index;
 mod read;
 mod room;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -18,15 +19,16 @@ use thiserror::Error;
 use crate::block::{Block, Encoding, Mark, NewBlock, Seq};
 use crate::cache::Cache;
 use crate::files::{Entry, File, Files, write_all};
-use crate::frame::{HEAD, Header, Kind};
+use crate::frame::{HEAD, Header, Kind, SegmentId};
 use crate::marks::{self, Growth};
-use crate::options::{MAX_BODY, Options};
+use crate::options::{MAX_BODY, Options, Unreadable};
 use crate::quarantine::Quarantine;
 use crate::recover::{OpenError, Recovered, recover};
 use crate::state::{Counts, Finish, MAX_BLOCKS, State, Totals};
 use bytes::Bytes;
 pub use commit::{CommitError, CommitJob, Committed};
-use read::Indexes;
+use index::Indexes;
+pub use index::{IndexJob, Indexed};
 pub use read::{Order, ReadError};
 use room::Reserve;
 
@@ -80,6 +82,8 @@ pub struct Stats {
     pub segments: usize,
     /// Appended, and not durable yet.
     pub uncommitted_bytes: usize,
+    /// What the start found.
+    pub recovered: Recovered,
     /// What went wrong last and is not over.
     pub trouble: Option<String>,
 }
@@ -130,6 +134,22 @@ pub struct Spool {
     cache: Cache,
     indexes: Indexes,
     taken: BTreeMap<u64, Option<Counts>>,
+    /// Of `taken`, what was given up to make room meanwhile.
+    dropped_taken: BTreeMap<u64, Counts>,
+    /// Segments that are not offered.
+    set_aside: BTreeSet<SegmentId>,
+    /// Segments of which something was given up because the device refused it.
+    unreadable: BTreeSet<SegmentId>,
+    /// Bytes that were free when a segment was given up because others fill the disk, until that has helped.
+    dropped_at: Option<u64>,
+    /// Bytes of marks in the last segment that were written although there was no room.
+    marks_beyond: u64,
+    /// Segments that had nothing left when something of them was finished last.
+    emptied: BTreeSet<SegmentId>,
+    /// Bytes of the last segment as the state has it, and of all other files.
+    last_bytes: u64,
+    other_bytes: u64,
+    recovered: Recovered,
     trouble: Option<String>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
     scratch: Vec<u8>,
@@ -137,12 +157,16 @@ pub struct Spool {
 
 impl Spool {
     /// Opens what stands in a folder, or begins there.
-    pub fn open(files: Arc<dyn Files>, options: Options) -> Result<(Self, Recovered), OpenError> {
+    pub fn open(
+        files: Arc<dyn Files>,
+        options: Options,
+        unreadable: Unreadable,
+    ) -> Result<(Self, Recovered), OpenError> {
         let options = options.bounded();
-        let mut quarantine = Quarantine::look(&*files);
-        let start = recover(&*files, &mut quarantine, &options)?;
+        let mut quarantine = Quarantine::look(&*files, options.max_bytes);
+        let start = recover(&*files, &mut quarantine, options.durability, unreadable)?;
         let reserve = Reserve::take_over(&*files, options.reserve_bytes);
-        let spool = Self {
+        let mut spool = Self {
             next: start.state.next,
             state: start.state,
             next_id: start.next_id,
@@ -160,13 +184,24 @@ impl Spool {
             cache: Cache::new(options.cache_bytes),
             indexes: Indexes::default(),
             taken: BTreeMap::new(),
+            dropped_taken: BTreeMap::new(),
+            set_aside: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+            dropped_at: None,
+            marks_beyond: 0,
+            emptied: BTreeSet::new(),
+            last_bytes: 0,
+            other_bytes: 0,
+            recovered: start.recovered,
             trouble: None,
             compressor: None,
             scratch: Vec::new(),
             files,
             options,
         };
-        Ok((spool, start.recovered))
+        spool.count_bytes();
+        let recovered = spool.recovered.clone();
+        Ok((spool, recovered))
     }
 
     /// Writes a block. It is durable, and can be read, after the next commit.
@@ -194,10 +229,13 @@ impl Spool {
         self.check_uncommitted()?;
         let mut bytes = vec![0; HEAD];
         marks::encode(&marks, &mut bytes);
-        self.make_room(bytes.len() as u64)?;
+        self.make_room_for_marks(bytes.len() as u64)?;
         let header = Header::plain(Kind::Marks, self.next, &bytes[HEAD..]);
-        self.write(Pending { header, bytes, marks }, growth)?;
-        Ok(())
+        let written = self.write(Pending { header, bytes, marks }, growth);
+        if let Err(AppendError::Full(_)) = written {
+            self.follow_if_reserved();
+        }
+        written.map(|_| ())
     }
 
     /// What the marks say, as of the last commit.
@@ -230,6 +268,7 @@ impl Spool {
             free_bytes: self.files.free().ok(),
             segments: self.state.segments.len(),
             uncommitted_bytes: self.pending_bytes,
+            recovered: self.recovered.clone(),
             trouble: self.trouble.clone(),
         }
     }
@@ -250,7 +289,7 @@ impl Spool {
         let mut growth = self.state.marks.growth(new);
         growth.keys += self.pending_marks.keys;
         growth.bytes += self.pending_marks.bytes;
-        let is_fine = marks::are_small(new) && self.state.marks.has_room(growth);
+        let is_fine = marks::are_small(new) && self.state.marks.has_room(growth, self.options.mark_bytes());
         if is_fine { Ok(growth) } else { Err(AppendError::Marks) }
     }
 
@@ -322,9 +361,7 @@ impl Active {
         let head = Header { synced, ..*header }.encode(self.salt, offset);
         bytes[..HEAD].copy_from_slice(&head);
         if let Err(error) = write_all(&*self.file, bytes, offset) {
-            if self.file.truncate(offset).is_err() {
-                // Recovery skips it.
-            }
+            let _skipped_by_recovery = self.file.truncate(offset);
             return Err(error);
         }
         self.len += bytes.len() as u64;

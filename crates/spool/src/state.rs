@@ -146,12 +146,12 @@ pub(crate) struct State {
 
 impl State {
     /// From here on blocks go into this segment. One before it that got none is no more, and returned.
-    pub(crate) fn begin(&mut self, id: SegmentId) -> Option<SegmentId> {
+    pub(crate) fn begin(&mut self, id: SegmentId) -> Option<Segment> {
         let is_empty = self.segments.back().is_some_and(|last| last.blocks == 0);
         let gone = if is_empty { self.segments.pop_back() } else { None };
         self.next = self.next.max(id.first);
         self.segments.push_back(Segment::new(id));
-        gone.map(|segment| segment.id)
+        gone
     }
 
     /// Takes in a block of the last segment. Seqs that were left out are blocks nobody can read.
@@ -224,6 +224,17 @@ impl State {
         let segment = &self.segments[index];
         let (first, last) = (segment.left_from(segment.id.first)?, segment.left_before(segment.end())?);
         Some(Finish { why, seqs: first..=last, counts: segment.left, bytes: 0 })
+    }
+
+    /// What was given up was delivered after all.
+    pub(crate) fn delivered(&mut self, counts: Counts) {
+        self.totals.dropped = self.totals.dropped.minus(counts);
+        self.totals.done += counts;
+    }
+
+    /// The segment of this name.
+    pub(crate) fn segment(&self, id: SegmentId) -> Option<&Segment> {
+        self.segments.binary_search_by_key(&id, |segment| segment.id).ok().map(|index| &self.segments[index])
     }
 
     /// The segment that a block is in.

@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::files::{File, read_exact};
+use crate::files::{File, is_media, read_exact};
 use crate::frame::{HEAD, Header, MAGIC};
 
 /// What is read at once while heads are looked at, and while bodies are.
@@ -35,10 +35,13 @@ pub(crate) struct Walk<'a> {
     window: Vec<u8>,
     window_at: u64,
     body: Range<usize>,
+    /// Where the device gave nothing back, in order.
+    unreadable: Vec<Range<u64>>,
 }
 
 impl<'a> Walk<'a> {
-    /// From this offset. Sectors that cannot be read count as zeros if `accept_unreadable`, else they are an error.
+    /// From this offset. Sectors that the device cannot give back count as zeros if `accept_unreadable`, else they are an
+    /// error. Any other error is one in either case.
     pub(crate) fn new(
         file: &'a dyn File,
         salt: u32,
@@ -47,13 +50,19 @@ impl<'a> Walk<'a> {
         accept_unreadable: bool,
     ) -> io::Result<Self> {
         let len = file.size()?;
-        let window = Vec::new();
-        Ok(Self { file, salt, len, at, with_bodies, accept_unreadable, window, window_at: 0, body: 0..0 })
+        let (window, unreadable) = (Vec::new(), Vec::new());
+        let (window_at, body) = (0, 0..0);
+        Ok(Self { file, salt, len, at, with_bodies, accept_unreadable, window, window_at, body, unreadable })
     }
 
     /// Bytes of the file.
     pub(crate) const fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Was something of this place not given back by the device?
+    pub(crate) fn is_unreadable(&self, place: &Range<u64>) -> bool {
+        self.unreadable.iter().any(|sector| sector.start < place.end && place.start < sector.end)
     }
 
     /// The body of the record that was yielded last.
@@ -131,23 +140,39 @@ impl<'a> Walk<'a> {
             self.window.clear();
             self.window.resize(len, 0);
             self.window_at = at;
-            if let Err(error) = read_exact(self.file, &mut self.window, at) {
-                if !self.accept_unreadable {
-                    self.window.clear();
-                    return Err(error);
-                }
-                self.read_sectors(at);
+            let result = match read_exact(self.file, &mut self.window, at) {
+                Err(error) if self.accept_unreadable && is_media(&error) => self.read_sectors(at),
+                result => result,
+            };
+            if let Err(error) = result {
+                self.window.clear();
+                return Err(error);
             }
         }
         Ok(usize::try_from(at - self.window_at).expect("the window is in memory"))
     }
 
-    /// Reads what can be read; the rest stays zero.
-    fn read_sectors(&mut self, at: u64) {
-        for (n, sector) in self.window.chunks_mut(SECTOR).enumerate() {
-            if read_exact(self.file, sector, at + (n * SECTOR) as u64).is_err() {
-                sector.fill(0);
+    /// Reads what can be read, sector by sector of the device; the rest is zeros.
+    fn read_sectors(&mut self, at: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < self.window.len() {
+            let from = at + done as u64;
+            let len = SECTOR - usize::try_from(from % SECTOR as u64).expect("less than a sector");
+            let end = (done + len).min(self.window.len());
+            let piece = &mut self.window[done..end];
+            match read_exact(self.file, piece, from) {
+                Err(error) if is_media(&error) => {
+                    piece.fill(0);
+                    let end = from + piece.len() as u64;
+                    match self.unreadable.last_mut().filter(|last| (last.start..=last.end).contains(&from)) {
+                        Some(last) => last.end = last.end.max(end),
+                        None => self.unreadable.push(from..end),
+                    }
+                }
+                result => result?,
             }
+            done = end;
         }
+        Ok(())
     }
 }

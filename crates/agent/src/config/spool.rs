@@ -10,10 +10,6 @@ use super::size;
 
 /// Least that `max_bytes` may be: a few small segments.
 const LEAST: u64 = 16 << 20;
-/// Default of `max_bytes`.
-const MAX_BYTES: u64 = 10 << 30;
-/// Default of `min_free`.
-const MIN_FREE: u64 = 1 << 30;
 const COMMIT_EVERY: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(5);
 const COMMIT_BYTES: RangeInclusive<u64> = 64 << 10..=64 << 20;
 
@@ -38,9 +34,10 @@ pub struct SpoolConfig {
 
 /// `state` is the agent's folder.
 pub(super) fn spool(mut s: Section<'_>, state: &Path) -> SpoolConfig {
+    let defaults = pikepole_spool::Options::default();
     let path = s.text("path").map_or_else(|| state.join("spool"), PathBuf::from);
-    let max_bytes = bytes(&mut s, "max_bytes", LEAST..=u64::MAX, "16MiB").unwrap_or(MAX_BYTES);
-    let min_free = bytes(&mut s, "min_free", 0..=u64::MAX, "0B").unwrap_or(MIN_FREE);
+    let max_bytes = bytes(&mut s, "max_bytes", LEAST..=u64::MAX, "16MiB").unwrap_or(defaults.max_bytes);
+    let min_free = bytes(&mut s, "min_free", 0..=u64::MAX, "0B").unwrap_or(defaults.min_free);
     let drop_oldest = word(&mut s, "when_full", ["block", "drop_oldest"]);
     let unsynced = word(&mut s, "durability", ["fsync", "none"]);
     let commit_every = s.duration_within("commit_every", COMMIT_EVERY);

@@ -43,12 +43,18 @@ fn leads_into(pattern: &Pattern, folder: &Path) -> bool {
         Component::Normal(name) => Some(name),
         _ => None,
     });
-    let is_on_the_way = names.into_iter().all(|name| match parts.next() {
-        Some(Part::Name(part)) => part == name,
-        Some(Part::Glob(glob)) => glob.is_match(name),
-        None => false,
-    });
-    is_on_the_way && parts.next().is_some()
+    for name in names {
+        let fits = match parts.next() {
+            Some(Part::Name(part)) => part == name,
+            Some(Part::Glob(glob)) => glob.is_match(name),
+            Some(Part::Any) => return true,
+            None => false,
+        };
+        if !fits {
+            return false;
+        }
+    }
+    parts.next().is_some()
 }
 
 #[cfg(test)]
@@ -68,6 +74,8 @@ mod tests {
         ] {
             assert_eq!(leads_into(&pattern, Path::new(folder)), leads, "{folder}");
         }
+        let deep = Pattern::parse("/var/log/**/access.log").unwrap();
+        assert!(leads_into(&deep, Path::new("/var/log/kong/a")) && !leads_into(&deep, Path::new("/var/lib")));
     }
 
     #[test]

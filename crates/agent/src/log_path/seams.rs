@@ -1,7 +1,7 @@
 //! The queue as the tail and the balancer see it, and the dead letters of the balancer.
 //!
-//! Not a decision in it. Invariant: blocks of the tail enter the queue in their order, with the marks between
-//! them in their place.
+//! Not a decision in it. Invariant: blocks of the tail enter the queue in their order. Marks wait for none of them: the
+//! tail gives only marks of files of which nothing is under way, and a full spool still takes them.
 
 use std::sync::Arc;
 
@@ -60,35 +60,24 @@ impl balance::DeadLetters for Undeliverable {
     }
 }
 
-/// What the tail hands over. No more of it waits than the tail's own limits allow.
-enum Tailed {
-    Block(NewBlock, Hurry, tail::Receipt),
-    Marks(Vec<Mark>),
+/// The tail's side of the queue. No more waits in it than the tail's own limits allow.
+pub(super) struct TailSink {
+    queue: Queue,
+    blocks: mpsc::UnboundedSender<(NewBlock, Hurry, tail::Receipt)>,
 }
-
-/// The tail's side of the queue.
-pub(super) struct TailSink(mpsc::UnboundedSender<Tailed>);
 
 impl TailSink {
     /// Must be made inside of a runtime.
     pub(super) fn new(queue: Queue) -> Self {
-        let (sink, mut tailed) = mpsc::unbounded_channel();
+        let (blocks, mut tailed) = mpsc::unbounded_channel::<(NewBlock, Hurry, tail::Receipt)>();
         let (under_way, mut answers) = mpsc::unbounded_channel::<(crate::queue::Receipt, tail::Receipt)>();
+        let sender = queue.clone();
         tokio::spawn(async move {
-            while let Some(next) = tailed.recv().await {
-                match next {
-                    Tailed::Block(block, hurry, receipt) => {
-                        match queue.send(block, hurry).await {
-                            Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
-                            Err(QueueError::Closed) => {}                      // the agent stops
-                            Err(error) => tracing::warn!(%error, "a block of lines was refused"),
-                        }
-                    }
-                    Tailed::Marks(marks) => {
-                        if let Err(error) = queue.mark(marks) {
-                            tracing::debug!(%error, "marks of tailed files were refused");
-                        }
-                    }
+            while let Some((block, hurry, receipt)) = tailed.recv().await {
+                match sender.send(block, hurry).await {
+                    Ok(sent) => drop(under_way.send((sent, receipt))), // its receiver is the task below
+                    Err(QueueError::Closed) => {}                      // the agent stops
+                    Err(error) => tracing::warn!(%error, "a block of lines was refused"),
                 }
             }
         });
@@ -101,7 +90,7 @@ impl TailSink {
                 }
             }
         });
-        Self(sink)
+        Self { queue, blocks }
     }
 }
 
@@ -110,10 +99,13 @@ impl tail::Sink for TailSink {
         // A tail that is behind waits for nothing but us; one that is not has time to share an fsync.
         let hurry = if is_full { Hurry::Soon } else { Hurry::Group };
         // Refused if nobody takes it any longer: the receipt is dropped with it.
-        drop(self.0.send(Tailed::Block(block, hurry, receipt)));
+        drop(self.blocks.send((block, hurry, receipt)));
     }
 
     fn mark(&mut self, marks: Vec<Mark>) {
-        drop(self.0.send(Tailed::Marks(marks)));
+        // The queue tells it as its trouble.
+        if let Err(error) = self.queue.mark(marks) {
+            tracing::debug!(%error, "marks of tailed files were refused");
+        }
     }
 }

@@ -16,6 +16,8 @@ use crate::relay::RelayStatus;
 use crate::tail::TailStatus;
 use crate::trouble::Kind;
 
+/// The spool's thread says something each second; after so much silence its disk hangs.
+const SILENCE: Duration = Duration::from_secs(5);
 /// Losses are trouble for this long after the last one.
 const FRESH: Duration = Duration::from_secs(600);
 
@@ -146,7 +148,10 @@ impl Observer {
         // The spool keeps some of it for itself: for noting what is done.
         let room = if stats.full.is_some() { 0 } else { room };
         self.forecast.observe(now, room, config.max_bytes);
-        let trouble = stats.trouble.clone().or_else(|| spool.trouble.clone());
+        let silent = stats.told.map(|told| now.saturating_duration_since(told));
+        let silent = silent.filter(|silent| *silent >= SILENCE);
+        let silent = silent.map(|silent| format!("the disk has not answered for {} s", silent.as_secs()));
+        let trouble = silent.or_else(|| stats.trouble.clone()).or_else(|| spool.trouble.clone());
         let state = match (&trouble, stats.full) {
             (_, Some(_)) => "full",
             (Some(_), None) => "failing",
@@ -236,6 +241,19 @@ mod tests {
         (stats.spool.free_bytes, stats.trouble) = (Some(1), Some("no sync".into()));
         let status = look(&stats);
         assert_eq!((status.room, status.state.as_str()), (0, "failing"));
+    }
+
+    #[test]
+    fn a_spool_that_says_nothing_hangs() {
+        let now = Instant::now();
+        let stats = QueueStats { told: Some(now), ..QueueStats::default() };
+        let look = |seconds| {
+            let later = now + Duration::from_secs(seconds);
+            Observer::default().spool(&config(), &stats, later, Timestamp::from_millis(9_000))
+        };
+        assert_eq!((look(4).state.as_str(), look(4).trouble), ("ok", None));
+        assert_eq!(look(8).state, "failing");
+        assert_eq!(look(8).trouble.as_deref(), Some("the disk has not answered for 8 s"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pikepole_spool::{Block, Committed, Mark, NewBlock, Seq};
+use pikepole_spool::{Block, Committed, Indexed, Mark, NewBlock, Seq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{Hurry, QueueError, Take};
@@ -49,6 +49,9 @@ pub(super) struct Work {
     pub(super) takers: VecDeque<Taker>,
     pub(super) readers: VecDeque<Reader>,
     pub(super) committed: Option<Committed>,
+    pub(super) indexed: Option<Indexed>,
+    /// Marks were refused before they came in.
+    pub(super) has_refused_marks: bool,
     pub(super) is_closing: bool,
     has_rung: bool,
     /// Nobody reads it any more.

@@ -1,4 +1,4 @@
-//! When the next commit begins: group commit.
+//! When the next commit begins: group commit. And when what failed is tried again.
 //!
 //! Pure: time is passed in. Invariants: two commits begin at least [`GAP`] apart. Whoever hurries waits no longer than
 //! that; others wait for `every` at most, or until there are enough bytes. What nobody waits for waits for [`LAZY`].
@@ -24,12 +24,14 @@ pub(super) struct Pace {
     lazy: Option<Instant>,
     began: Option<Instant>,
     failures: u32,
+    is_ending: bool,
 }
 
 impl Pace {
     pub(super) const fn new(every: Duration, enough: usize) -> Self {
-        let (bytes, failures) = (0, 0);
-        Self { every, enough, bytes, is_hurried: false, waiting: None, lazy: None, began: None, failures }
+        let (bytes, failures, is_ending) = (0, 0, false);
+        let (waiting, lazy, began) = (None, None, None);
+        Self { every, enough, bytes, is_hurried: false, waiting, lazy, began, failures, is_ending }
     }
 
     /// Somebody waits for these bytes to be durable.
@@ -48,6 +50,12 @@ impl Pace {
     pub(super) fn hurry(&mut self, now: Instant) {
         self.is_hurried = true;
         self.waiting.get_or_insert(now);
+    }
+
+    /// These are the last ones: nobody waits long for a disk that fails.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.is_ending = true;
+        self.hurry(now);
     }
 
     /// A commit begins: what is there goes with it.
@@ -79,8 +87,36 @@ impl Pace {
             (None, Some(lazy)) => lazy + LAZY,
             (None, None) => return None,
         };
-        let gap = if self.failures == 0 { GAP } else { super::backoff(self.failures) };
+        let gap = match self.failures {
+            0 => GAP,
+            _ if self.is_ending => GAP * 10,
+            failures => super::backoff(failures),
+        };
         Some(self.began.map_or(wanted, |began| wanted.max(began + gap)))
+    }
+}
+
+/// Waits longer after each failure in a row.
+#[derive(Default)]
+pub(super) struct Patience {
+    failures: u32,
+    pub(super) until: Option<Instant>,
+    pub(super) last: Option<String>,
+}
+
+impl Patience {
+    pub(super) fn failed(&mut self, error: &dyn std::fmt::Display, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(now + super::backoff(self.failures));
+        self.last = Some(error.to_string());
+    }
+
+    pub(super) fn may(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -145,6 +181,8 @@ mod tests {
             last = wait;
         }
         assert_eq!(last, Duration::from_secs(5));
+        pace.end(now);
+        assert_eq!(pace.due(), Some(now + GAP * 10), "but not when it is to end");
         pace.succeeded(true, now);
         assert!(pace.due().unwrap() <= now + LAZY);
     }

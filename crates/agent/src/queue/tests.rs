@@ -10,9 +10,17 @@ fn options() -> Options {
         segment_bytes: 4096,
         reserve_bytes: 8192,
         cache_bytes: 4096,
+        max_bytes: 1 << 20,
+        min_free: 0,
         ..pikepole_spool::Options::default()
     };
-    Options { max_bytes: 1 << 20, min_free: 0, spool, ..Options::new("unused") }
+    Options { spool, ..Options::new("unused") }
+}
+
+/// A small one.
+fn of_bytes(max_bytes: u64) -> Options {
+    let options = options();
+    Options { spool: pikepole_spool::Options { max_bytes, ..options.spool }, ..options }
 }
 
 fn open(disk: &Faulty, options: Options) -> Queue {
@@ -102,7 +110,7 @@ async fn who_is_held_up_does_not_wait_for_the_group() {
 
 #[tokio::test]
 async fn a_full_spool_holds_appends_until_something_is_done() {
-    let queue = open(&Faulty::default(), Options { max_bytes: 64 << 10, ..options() });
+    let queue = open(&Faulty::default(), of_bytes(64 << 10));
     let (_, waiting) = fill(&queue).await;
     let mut durable = Box::pin(waiting.durable());
     let mut stats = queue.stats();
@@ -118,7 +126,7 @@ async fn a_full_spool_holds_appends_until_something_is_done() {
 #[tokio::test]
 async fn a_full_spool_can_be_closed() {
     let disk = Faulty::default();
-    let queue = open(&disk, Options { max_bytes: 64 << 10, ..options() });
+    let queue = open(&disk, of_bytes(64 << 10));
     let (n, waiting) = fill(&queue).await;
     queue.close().await.unwrap();
     assert_eq!(waiting.durable().await, Err(QueueError::Closed));
@@ -226,4 +234,44 @@ async fn done_and_marks_are_durable_without_anybody_asking() {
     let (queue, opened) = Queue::open_on(Arc::new(crashed), options(), clock).unwrap();
     assert_eq!(opened.marks[&b"file"[..]], Bytes::from_static(b"9"));
     assert_eq!(queue.stats().borrow().spool.waiting.blocks, 0);
+}
+
+/// Once as root and then as somebody else was enough to lose all of it.
+#[test]
+fn a_start_without_the_right_to_read_fails_and_touches_nothing() {
+    let disk = Faulty::default();
+    let mut spool = Spool::open(Arc::new(disk.clone()), options().spool, Unreadable::Refuse).unwrap().0;
+    for n in 0..5 {
+        spool.append(block(n)).unwrap();
+        spool.commit().unwrap();
+    }
+    drop(spool);
+    let before: Vec<_> = disk.names().into_iter().map(|name| (disk.bytes(&name), name)).collect();
+    disk.fail_always("open", None, Fault::Denied);
+    let files: Arc<dyn Files> = Arc::new(disk.clone());
+    let error = open_spool(&files, &options().spool, |_| ()).err().unwrap();
+    assert!(error.contains(".spool") && error.contains("ermission"), "{error}");
+    disk.heal();
+    let after: Vec<_> = disk.names().into_iter().map(|name| (disk.bytes(&name), name)).collect();
+    assert!(after == before);
+    assert_eq!(open_spool(&files, &options().spool, |_| ()).unwrap().0.stats().waiting.blocks, 5);
+}
+
+#[test]
+fn a_start_gives_up_what_the_device_does_not_give_back_after_some_tries() {
+    let disk = Faulty::default();
+    let mut spool = Spool::open(Arc::new(disk.clone()), options().spool, Unreadable::Refuse).unwrap().0;
+    for n in 0..5 {
+        spool.append(block(n)).unwrap();
+        spool.commit().unwrap();
+    }
+    drop(spool);
+    let newest = disk.names().into_iter().rfind(|name| name.ends_with(".spool")).unwrap();
+    disk.fail_always("open", Some(&newest), Fault::Io);
+    let files: Arc<dyn Files> = Arc::new(disk.clone());
+    let pauses = std::cell::Cell::new(0);
+    let (_, recovered) = open_spool(&files, &options().spool, |_| pauses.set(pauses.get() + 1)).unwrap();
+    assert_eq!((pauses.get(), recovered.is_damaged()), (STARTS - 1, true));
+    // It may be readable for somebody with better tools.
+    assert!(disk.names().contains(&format!("quarantine/{newest}")));
 }

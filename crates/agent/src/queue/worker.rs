@@ -1,10 +1,11 @@
 //! The spool's thread: takes in what came, writes, begins and ends commits, tells how things are. What goes out is in
 //! `deliver`.
 //!
-//! Fsyncs run on a thread beside it, so that writing and reading go on. Invariants: appends are written and answered in the
-//! order they came; nothing is tried again without a pause.
+//! Fsyncs and walks over segments run on threads beside it, so that writing and reading go on. Invariants: appends are
+//! written and answered in the order they came; nothing is tried again without a pause.
 
 mod deliver;
+mod helpers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,21 +13,26 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pikepole_spool::{AppendError, CommitJob, Full, Mark, Seq, Spool};
+use pikepole_spool::{AppendError, CommitJob, Full, IndexJob, Mark, Seq, Spool};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::Instant;
 
 use super::inbox::{Append, Inbox, Reader, Taker, Work};
 use super::order::Share;
-use super::pace::Pace;
-use super::{Hurry, Options, QueueError, QueueStats, backoff};
+use super::pace::{Pace, Patience};
+use super::{Hurry, Options, QueueError, QueueStats};
 use crate::Clock;
+use deliver::Unread;
 
 /// The stats are told this often, and who waits for room looks for it.
 const TELL: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(200);
 /// So many commits are tried after a close.
 const LAST_COMMITS: u32 = 5;
+/// An fsync that runs so long is told: the disk hangs.
+const LONG: Duration = Duration::from_secs(5);
+/// That marks were refused is told for so long.
+const REFUSED: Duration = Duration::from_secs(60);
 
 /// An append that is written and not durable.
 struct Written {
@@ -35,36 +41,13 @@ struct Written {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Waits longer after each failure in a row.
-#[derive(Default)]
-struct Patience {
-    failures: u32,
-    until: Option<Instant>,
-    last: Option<String>,
-}
-
-impl Patience {
-    fn failed(&mut self, error: &dyn std::fmt::Display, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + backoff(self.failures));
-        self.last = Some(error.to_string());
-    }
-
-    fn may(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| until <= now)
-    }
-
-    fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-}
-
 pub(super) struct Worker {
     spool: Spool,
     clock: Clock,
     inbox: Arc<Inbox>,
     tell: watch::Sender<QueueStats>,
     syncer: mpsc::SyncSender<CommitJob>,
+    indexer: mpsc::SyncSender<IndexJob>,
     pace: Pace,
     share: Share,
     appends: VecDeque<Append>,
@@ -73,13 +56,25 @@ pub(super) struct Worker {
     readers: VecDeque<Reader>,
     marks: BTreeMap<Bytes, Mark>,
     done: BTreeSet<Seq>,
-    is_committing: bool,
+    /// What is done and cannot be noted now.
+    done_later: BTreeSet<Seq>,
+    /// Since when an fsync runs.
+    committing: Option<Instant>,
     is_closing: bool,
     full: Option<Full>,
     writing: Patience,
-    reading: Patience,
-    /// How often a block could not be read.
-    unread: BTreeMap<Seq, u32>,
+    noting: Patience,
+    /// Blocks that could not be read.
+    unread: BTreeMap<Seq, Unread>,
+    /// So many of them are held aside.
+    held: usize,
+    /// Reads that may fail in this turn.
+    may_fail: usize,
+    /// The block whose segment is being walked over.
+    indexing: Option<Seq>,
+    read_trouble: Option<String>,
+    /// When marks were refused last.
+    refused: Option<Instant>,
     commits: u64,
     failures: u64,
     last_commits: u32,
@@ -96,13 +91,15 @@ impl Worker {
         inbox: Arc<Inbox>,
         tell: watch::Sender<QueueStats>,
     ) -> Result<Self, String> {
-        let syncer = start_syncer(inbox.clone())?;
+        let syncer = helpers::start_syncer(inbox.clone())?;
+        let indexer = helpers::start_indexer(inbox.clone())?;
         let mut worker = Self {
             spool,
             clock,
             inbox,
             tell,
             syncer,
+            indexer,
             pace: Pace::new(options.commit_every, options.commit_bytes),
             share: options.share,
             appends: VecDeque::new(),
@@ -111,12 +108,18 @@ impl Worker {
             readers: VecDeque::new(),
             marks: BTreeMap::new(),
             done: BTreeSet::new(),
-            is_committing: false,
+            done_later: BTreeSet::new(),
+            committing: None,
             is_closing: false,
             full: None,
             writing: Patience::default(),
-            reading: Patience::default(),
+            noting: Patience::default(),
             unread: BTreeMap::new(),
+            held: 0,
+            may_fail: 0,
+            indexing: None,
+            read_trouble: None,
+            refused: None,
             commits: 0,
             failures: 0,
             last_commits: 0,
@@ -132,36 +135,46 @@ impl Worker {
     pub(super) fn run(mut self) -> Result<(), String> {
         loop {
             let work = self.inbox.take(self.patience(Instant::now()));
-            let now = Instant::now();
-            self.take_in(work, now);
-            self.note_done(now);
-            self.write(now);
-            self.begin_commit(now);
-            self.hand_out(now);
-            if self.is_over() {
+            if self.turn(work, Instant::now()) {
                 return self.end();
             }
+        }
+    }
+
+    /// Does what is to be done. True: that was all, for good.
+    fn turn(&mut self, work: Work, now: Instant) -> bool {
+        self.take_in(work, now);
+        self.note_done(now);
+        self.write(now);
+        self.begin_commit(now);
+        self.answer();
+        self.hand_out(now);
+        let is_over = self.is_over();
+        if !is_over {
             self.tell(now);
         }
+        is_over
     }
 
     /// Is it closed, and is all durable that can be?
     fn is_over(&self) -> bool {
-        let has_work = self.spool.needs_commit() || !self.appends.is_empty() || !self.marks.is_empty();
-        self.is_closing && !self.is_committing && (!has_work || self.last_commits >= LAST_COMMITS)
+        self.is_closing
+            && self.committing.is_none()
+            && (self.last_commits >= LAST_COMMITS
+                || (self.appends.is_empty() && self.marks.is_empty() && !self.spool.needs_commit()))
     }
 
     /// How long nothing is to be done, if nothing comes in.
     fn patience(&self, now: Instant) -> Duration {
         let mut until = self.told.map_or(now, |told| told + TELL);
-        if !self.is_committing {
+        if self.committing.is_none() {
             until = self.pace.due().map_or(until, |due| until.min(due));
         }
         if self.full.is_some() {
             until = until.min(self.looked.map_or(now, |looked| looked + LOOK));
         }
-        for patience in [&self.writing, &self.reading] {
-            until = patience.until.map_or(until, |again| until.min(again));
+        for again in [self.writing.until, self.noting.until, self.next_read(now)] {
+            until = again.map_or(until, |again| until.min(again));
         }
         // Not zero: a deadline that nothing comes of must not become a busy loop.
         until.saturating_duration_since(now).max(Duration::from_millis(1))
@@ -170,6 +183,12 @@ impl Worker {
     fn take_in(&mut self, work: Work, now: Instant) {
         if let Some(committed) = work.committed {
             self.end_commit(committed, now);
+        }
+        if let Some(indexed) = work.indexed {
+            self.end_index(indexed, now);
+        }
+        if work.has_refused_marks {
+            self.refused = Some(now);
         }
         self.appends.extend(work.appends);
         self.takers.extend(work.takers);
@@ -182,12 +201,12 @@ impl Worker {
         self.is_closing |= work.is_closing;
         if self.is_closing {
             self.takers.clear();
-            self.pace.hurry(now);
+            self.pace.end(now);
         }
     }
 
     fn end_commit(&mut self, committed: pikepole_spool::Committed, now: Instant) {
-        self.is_committing = false;
+        self.committing = None;
         match self.spool.commit_end(committed) {
             Ok(()) => {
                 self.commits += 1;
@@ -205,6 +224,10 @@ impl Worker {
             }
             Err(error) => self.commit_failed(&error, now),
         }
+    }
+
+    /// Answers what is durable.
+    fn answer(&mut self) {
         let durable = self.spool.durable();
         while let Some(written) = self.written.pop_front_if(|written| written.seq < durable) {
             // Who does not wait any more does not need to know.
@@ -231,7 +254,11 @@ impl Worker {
                     self.pace.noted(now);
                 }
                 Err(AppendError::Marks) => {
-                    tracing::error!(marks = self.marks.len(), "too many marks; forgot some");
+                    tracing::error!(
+                        marks = self.marks.len(),
+                        "too many marks, or too large ones; forgot them"
+                    );
+                    self.refused = Some(now);
                     self.marks.clear();
                 }
                 Err(error) => return self.not_written(error, now),
@@ -246,7 +273,10 @@ impl Worker {
             let refused = match result {
                 Ok(_) => None,
                 Err(AppendError::TooLarge(_)) => Some(QueueError::TooLarge),
-                Err(AppendError::Marks) => Some(QueueError::Marks),
+                Err(AppendError::Marks) => {
+                    self.refused = Some(now);
+                    Some(QueueError::Marks)
+                }
                 Err(error) => return self.not_written(error, now),
             };
             let Some(Append { hurry, answer, _permit, .. }) = self.appends.pop_front() else { break };
@@ -276,24 +306,27 @@ impl Worker {
                         self.pace.hurry(now);
                     }
                 }
-                if self.is_closing {
-                    self.appends.clear();
-                }
             }
-            AppendError::Busy => self.pace.hurry(now),
+            AppendError::Busy => {
+                // Whoever waits for room looks for it when the commit has ended.
+                self.looked = self.full.and(Some(now));
+                return self.pace.hurry(now);
+            }
             error => {
                 tracing::error!(%error, "the spool cannot be written; trying again");
                 self.failures += 1;
                 self.writing.failed(&error, now);
-                if self.is_closing {
-                    self.appends.clear();
-                }
             }
+        }
+        if self.is_closing {
+            // Who sent them sends them again after the next start.
+            self.appends.clear();
+            self.marks.clear();
         }
     }
 
     fn begin_commit(&mut self, now: Instant) {
-        if self.is_committing
+        if self.committing.is_some()
             || self.last_commits >= LAST_COMMITS
             || self.pace.due().is_none_or(|due| due > now)
         {
@@ -303,10 +336,9 @@ impl Worker {
         match self.spool.commit_begin() {
             Ok(None) => {}
             Ok(Some(job)) => match self.syncer.try_send(job) {
-                Ok(()) => self.is_committing = true,
+                Ok(()) => self.committing = Some(now),
                 // It lives as long as this does, and has one job at a time.
                 Err(mpsc::TrySendError::Full(job) | mpsc::TrySendError::Disconnected(job)) => {
-                    self.is_committing = true;
                     self.end_commit(job.run(), now);
                 }
             },
@@ -316,8 +348,7 @@ impl Worker {
 
     /// Tells how things are, if it is time or something of note has changed.
     fn tell(&mut self, now: Instant) {
-        let trouble = [self.spool.trouble(), self.writing.last.as_deref(), self.reading.last.as_deref()];
-        let trouble = trouble.into_iter().flatten().next().map(String::from);
+        let trouble = self.trouble(now);
         let totals = *self.spool.totals();
         let is_news = {
             let known = self.tell.borrow();
@@ -339,7 +370,27 @@ impl Worker {
             failures: self.failures,
             trouble,
             at: Some(self.clock.now()),
+            told: Some(now),
         });
+    }
+
+    /// What is wrong now, the worst first.
+    fn trouble(&self, now: Instant) -> Option<String> {
+        let syncing = self.committing.map(|since| now.saturating_duration_since(since));
+        let hangs = syncing.filter(|time| *time >= LONG);
+        let hangs = hangs.map(|time| format!("an fsync has been running for {} s", time.as_secs()));
+        let refused = self.refused.is_some_and(|at| now < at + REFUSED);
+        let refused = refused.then_some(
+            "positions in files take more room than the spool has for them: raise [spool] max_bytes, or follow fewer files",
+        );
+        let others = [
+            self.spool.trouble(),
+            self.writing.last.as_deref(),
+            self.read_trouble.as_deref(),
+            self.noting.last.as_deref(),
+            refused,
+        ];
+        hangs.or_else(|| others.into_iter().flatten().next().map(String::from))
     }
 
     fn end(mut self) -> Result<(), String> {
@@ -355,15 +406,5 @@ impl Worker {
     }
 }
 
-/// Runs fsyncs, one after the other, until the worker is gone.
-fn start_syncer(inbox: Arc<Inbox>) -> Result<mpsc::SyncSender<CommitJob>, String> {
-    let (jobs, queue) = mpsc::sync_channel::<CommitJob>(1);
-    let run = move || {
-        while let Ok(job) = queue.recv() {
-            let committed = job.run();
-            inbox.put(|work| work.committed = Some(committed));
-        }
-    };
-    let thread = std::thread::Builder::new().name("spool-sync".to_string()).spawn(run);
-    thread.map(|_| jobs).map_err(|e| format!("cannot start the spool's sync thread: {e}"))
-}
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ impl World {
     /// With a spool that takes a few windows and no more.
     async fn full(window: u32) -> Self {
         let small = |options: &mut queue::Options| {
-            options.max_bytes = 256 << 10;
+            options.spool.max_bytes = 256 << 10;
             options.spool.segment_bytes = 16 << 10;
             options.spool.reserve_bytes = 8 << 10;
             options.under_way_bytes = 1;
@@ -56,7 +56,8 @@ impl World {
 
     async fn with(window: u32, change: impl FnOnce(&mut queue::Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut options = queue::Options { min_free: 0, ..queue::Options::new(folder.path().join("spool")) };
+        let mut options = queue::Options::new(folder.path().join("spool"));
+        options.spool.min_free = 0;
         change(&mut options);
         let (queue, _) = Queue::open(options, Clock::system()).unwrap();
         let dead = DeadLetters::new(folder.path());

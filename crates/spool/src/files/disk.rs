@@ -8,7 +8,8 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fdatasync, open, statvfs};
+use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, fdatasync, open, statvfs};
+use rustix::io::Errno;
 
 use super::{Entry, File, Files};
 
@@ -98,8 +99,8 @@ impl File for DiskFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         match fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, len) {
-            // Zeros take the room where the file system cannot; the first writer cuts them off.
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            // Zeros take the room where the file system cannot, or some sandbox does not let it; the first writer cuts them off.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
                 let zeros = vec![0; 64 * 1024];
                 (0..len.div_ceil(zeros.len() as u64))
                     .try_for_each(|n| super::write_all(self, &zeros, n * zeros.len() as u64))
@@ -110,6 +111,11 @@ impl File for DiskFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(fdatasync(&self.0)?)
+    }
+
+    fn will_need(&self) {
+        // Only advice.
+        let _slower_without = fadvise(&self.0, 0, None, Advice::WillNeed);
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -4,36 +4,20 @@
 //! Not fast. Invariant: after a crash a file has what was synced, plus any of the sectors that were written since; a name
 //! that was made, or taken away, or both, since the last sync of the folder is there or not.
 
+mod fault;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fault::Lasting;
+pub use fault::{Call, Fault};
 
 use super::{Entry, File, Files};
 
 /// Torn at this granularity.
 const SECTOR: usize = 512;
-
-/// What fails at one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The device reports an error.
-    Io,
-    /// There is no room; half of a write is done.
-    Full,
-    /// The machine stops: this call and all after it fail, until [`Faulty::crash`].
-    Stop,
-}
-
-/// Which calls can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Call {
-    /// Whatever changes something or syncs it.
-    Change,
-    /// A sync alone.
-    Sync,
-    /// Whatever reads.
-    Read,
-}
 
 #[derive(Debug, Default, Clone)]
 struct Data {
@@ -53,6 +37,7 @@ struct Inner {
     next: u64,
     capacity: u64,
     fault: Option<(Call, Fault, u64)>,
+    lasting: Vec<Lasting>,
     is_stopped: bool,
     calls: BTreeMap<&'static str, u64>,
     read_bytes: u64,
@@ -85,10 +70,23 @@ impl Faulty {
         self.lock().fault = Some((call, fault, nth));
     }
 
+    /// Lets this call (`open`, `allocate`, …) fail from now on, each time; for this file alone if one is named.
+    pub fn fail_always(&self, what: &'static str, name: Option<&str>, fault: Fault) {
+        let lasting = Lasting { what, name: name.map(String::from), range: 0..u64::MAX, fault };
+        self.lock().lasting.push(lasting);
+    }
+
+    /// Lets reads of this part of a file fail from now on, each time.
+    pub fn fail_reads(&self, name: &str, range: Range<u64>, fault: Fault) {
+        let lasting = Lasting { what: "read", name: Some(name.to_string()), range, fault };
+        self.lock().lasting.push(lasting);
+    }
+
     /// No call fails any more. Says whether one that was to fail did not come.
     pub fn heal(&self) -> bool {
         let mut inner = self.lock();
         inner.is_stopped = false;
+        inner.lasting.clear();
         inner.fault.take().is_some()
     }
 
@@ -98,6 +96,7 @@ impl Faulty {
         let mut inner = self.lock();
         let inner = &mut *inner;
         (inner.is_stopped, inner.fault) = (false, None);
+        inner.lasting.clear();
         for data in inner.data.values_mut() {
             data.now = survivors(data, &mut keep);
             data.synced = data.now.clone();
@@ -199,9 +198,7 @@ impl Faulty {
                 let fault = *fault;
                 inner.is_stopped = fault == Fault::Stop;
                 inner.fault = None;
-                let kind =
-                    if fault == Fault::Full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
-                Err((io::Error::new(kind, format!("a fault at {what}")), inner))
+                Err((fault.error(what), inner))
             }
             _ => Ok(inner),
         }
@@ -239,6 +236,16 @@ impl Inner {
     fn used(&self) -> u64 {
         let held = |id: &u64| self.data.get(id).map_or(0, |data| data.allocated.max(data.now.len() as u64));
         self.names.values().map(held).sum()
+    }
+
+    /// Fails if this is to fail each time.
+    fn lasting(&self, what: &str, id: u64, range: Range<u64>) -> io::Result<()> {
+        let is_meant = |lasting: &&Lasting| {
+            let is_file = lasting.name.as_ref().is_none_or(|name| self.names.get(name) == Some(&id));
+            let is_there = lasting.range.start < range.end && range.start < lasting.range.end;
+            lasting.what == what && is_file && is_there
+        };
+        self.lasting.iter().find(is_meant).map_or(Ok(()), |lasting| Err(lasting.fault.error(what)))
     }
 
     fn id(&self, name: &str) -> io::Result<u64> {
@@ -280,6 +287,7 @@ impl Files for Faulty {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut inner = self.call("open", Call::Read).map_err(|(error, _)| error)?;
         let id = inner.id(name)?;
+        inner.lasting("open", id, 0..1)?;
         inner.opened.push(name.to_string());
         Ok(Arc::new(FaultyFile { disk: self.clone(), id }))
     }
@@ -323,6 +331,7 @@ impl Files for Faulty {
 impl File for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut inner = self.disk.call("read", Call::Read).map_err(|(error, _)| error)?;
+        inner.lasting("read", self.id, offset..offset + buf.len() as u64)?;
         let offset = usize::try_from(offset).expect("small files");
         let Some(data) = inner.data.get(&self.id) else { return Ok(0) };
         let there = data.now.get(offset..).unwrap_or_default();
@@ -365,6 +374,7 @@ impl File for FaultyFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         let mut inner = self.disk.call("allocate", Call::Change).map_err(|(error, _)| error)?;
+        inner.lasting("allocate", self.id, 0..1)?;
         let spare = inner.capacity.saturating_sub(inner.used());
         let Some(data) = inner.data.get_mut(&self.id) else { return Ok(()) };
         if len > data.allocated.max(data.now.len() as u64).saturating_add(spare) {
@@ -375,7 +385,12 @@ impl File for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        match self.disk.call("sync", Call::Sync) {
+        let called = self.disk.call("sync", Call::Sync);
+        let called = called.and_then(|inner| match inner.lasting("sync", self.id, 0..1) {
+            Ok(()) => Ok(inner),
+            Err(error) => Err((error, inner)),
+        });
+        match called {
             Ok(mut inner) => {
                 if let Some(data) = inner.data.get_mut(&self.id) {
                     data.synced = data.now.clone();

@@ -121,7 +121,9 @@ impl Spool {
         let Some(flight) = self.flight.take() else { return Ok(()) };
         if let Err(error) = committed.0 {
             // The system may have forgotten the pages that it could not write, so this file is not tried again.
-            self.active = None;
+            if let Some(active) = self.active.take() {
+                self.leave(&active);
+            }
             self.owes_checkpoint = true;
             self.indexes.forget_from(self.state.next);
             self.trouble = Some(format!("fsync failed: {error}"));
@@ -130,7 +132,7 @@ impl Spool {
         self.trouble = None;
         self.owes_checkpoint = false;
         self.take_in(&flight);
-        self.release(&flight);
+        self.release(&flight.finished, flight.leftovers);
         if let Some(active) = &mut self.active {
             (active.is_durable, active.synced) = (true, flight.len);
             let header = Header::plain(Kind::Synced, self.next, b"");
@@ -146,8 +148,26 @@ impl Spool {
                 self.wants_segment = false;
             }
         }
-        self.reserve.make(&*self.files);
+        if let Err(error) = self.reserve.make(&*self.files) {
+            self.trouble = Some(format!("cannot reserve room: {error}"));
+        }
         Ok(())
+    }
+
+    /// A segment is never written again after its fsync failed. One that never was durable goes at once: nothing of it was
+    /// told to anybody, its name may come back in a crash and then ends where it begins; and a disk on which every fsync
+    /// fails does not fill with them.
+    fn leave(&mut self, active: &Active) {
+        let Some(last) = self.state.segments.back_mut() else { return };
+        last.len = active.len;
+        if !active.is_durable {
+            match self.files.remove(&last.id.name()) {
+                // Then it goes with the commit that succeeds.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+                _ => last.len = 0,
+            }
+        }
+        self.count_bytes();
     }
 
     /// What became durable is what the state says from now on.
@@ -166,19 +186,26 @@ impl Spool {
         }
         self.pending_marks = growth;
         if let Some(last) = self.state.segments.back_mut() {
-            last.len = flight.len;
+            (last.len, self.last_bytes) = (flight.len, flight.len);
         }
     }
 
-    /// Removes the files that nothing is left of.
-    fn release(&mut self, flight: &Flight) {
-        let mut gone: Vec<Entry> = self.leftovers.drain(..flight.leftovers).collect();
-        for id in &flight.finished {
-            if let Some(index) = self.state.segments.iter().position(|segment| segment.id == *id)
+    /// Removes the files that nothing is left of: these segments, and so many of the leftovers.
+    fn release(&mut self, finished: &[SegmentId], leftovers: usize) {
+        let mut gone: Vec<Entry> = self.leftovers.drain(..leftovers).collect();
+        for id in finished {
+            self.emptied.remove(id);
+            self.set_aside.remove(id);
+            if let Ok(index) = self.state.segments.binary_search_by_key(id, |segment| segment.id)
                 && let Some(segment) = self.state.segments.remove(index)
             {
                 self.indexes.forget(id.id);
-                gone.push(Entry { name: id.name(), len: segment.len });
+                // Somebody may get back from the device what it did not give us.
+                let is_kept = self.unreadable.remove(id)
+                    && self.quarantine.take_over(&*self.files, *id, segment.len).is_ok();
+                if !is_kept {
+                    gone.push(Entry { name: id.name(), len: segment.len });
+                }
             }
         }
         for entry in gone {
@@ -190,11 +217,13 @@ impl Spool {
                 _ => {}
             }
         }
+        self.count_bytes();
     }
 
     /// Segments of which nothing is left.
-    fn finished(&self) -> impl Iterator<Item = SegmentId> {
-        self.state.segments.iter().filter(|s| s.left.blocks == 0 && s.blocks > 0).map(|s| s.id)
+    pub(super) fn finished(&self) -> impl Iterator<Item = SegmentId> {
+        let has_none = |id: &&SegmentId| self.state.segment(**id).is_some_and(|s| s.left.blocks == 0);
+        self.emptied.iter().filter(has_none).copied()
     }
 
     pub(super) fn is_last(&self, id: SegmentId) -> bool {
@@ -229,13 +258,14 @@ impl Spool {
     fn leave_without_pending(&mut self, checkpoint: u64) {
         self.indexes.forget_from(self.state.next);
         let Some(active) = self.active.take() else { return };
-        let finished = self.finished().filter(|id| !self.is_last(*id)).collect();
-        let leftovers = self.leftovers.len();
-        let flight = Flight { records: 0, len: checkpoint, seal: false, finished, leftovers };
+        let finished: Vec<SegmentId> = self.finished().filter(|id| !self.is_last(*id)).collect();
         let (folder, durability) = (Some(self.files.clone()), self.options.durability);
         let is_cut = active.file.truncate(checkpoint).is_ok();
-        if is_cut && (CommitJob { file: active.file, folder, durability }).run().0.is_ok() {
-            self.release(&flight);
+        let job = CommitJob { file: active.file.clone(), folder, durability };
+        if is_cut && job.run().0.is_ok() {
+            self.release(&finished, self.leftovers.len());
+        } else {
+            self.leave(&active);
         }
     }
 
@@ -278,6 +308,8 @@ impl Spool {
         if self.unsaved.len() > MAX_UNSAVED {
             self.wants_segment = true;
         }
+        let emptied = segment.map(|index| &self.state.segments[index]).filter(|s| s.left.blocks == 0);
+        self.emptied.extend(emptied.map(|segment| segment.id));
     }
 
     /// Begins a segment, with a checkpoint of the state. If it fails there is none to write to until the next try.
@@ -296,10 +328,9 @@ impl Spool {
         let name = id.name();
         // The name alone ends the segment before it, and may come back in a crash: so that one gets nothing more, whatever
         // comes of this one.
-        if let Some(before) = self.active.take()
-            && before.file.truncate(before.len).is_err()
-        {
-            // Room that was allocated behind its end comes free when it goes.
+        if let Some(before) = self.active.take() {
+            // Else room that was allocated behind its end comes free when it goes.
+            let _later = before.file.truncate(before.len);
         }
         let made = self.reserve.become_file(&*self.files, &name);
         let written = made.and_then(|file| write_all(&*file, &bytes, 0).map(|()| file));
@@ -314,13 +345,15 @@ impl Spool {
                 return Err(error);
             }
         };
-        if let Some(empty) = self.state.begin(id) {
-            self.leftovers.push(Entry { name: empty.name(), len: 0 });
+        if let Some(empty) = self.state.begin(id).filter(|empty| empty.len > 0) {
+            self.leftovers.push(Entry { name: empty.id.name(), len: empty.len });
         }
         let len = bytes.len() as u64;
         if let Some(last) = self.state.segments.back_mut() {
             last.len = len;
         }
+        self.count_bytes();
+        self.marks_beyond = 0;
         self.active = Some(Active { file, salt: id.salt, len, head: len, synced: 0, is_durable: false });
         self.indexes.begin(id);
         // The checkpoint says it.

@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{AppendError, CommitError, Full, Spool};
+use super::{AppendError, Full, Spool};
 use crate::files::{File, Files, is_full};
 use crate::frame::HEAD;
 use crate::options::WhenFull;
@@ -26,25 +26,30 @@ impl Reserve {
     /// What an earlier run left may or may not be whole: it is made again.
     pub(super) fn take_over(files: &dyn Files, wanted: u64) -> Self {
         let mut reserve = Self { wanted, has: 0, checkpoint: 0 };
-        reserve.make(files);
+        // What keeps it from being made is told to the first who needs it.
+        let _told_later = reserve.make(files);
         reserve
     }
 
     /// Makes it whole, if it is not and there is room. Says whether it is.
-    pub(super) fn make(&mut self, files: &dyn Files) -> bool {
-        if self.has >= self.wanted {
-            return true;
+    pub(super) fn make(&mut self, files: &dyn Files) -> io::Result<bool> {
+        if self.is_whole() {
+            return Ok(true);
         }
-        match self.try_make(files) {
-            Ok(()) => self.has = self.wanted,
+        let made = self.try_make(files);
+        if made.is_ok() {
+            self.has = self.wanted;
+        } else if self.has == 0 {
             // Half a reserve serves nobody, and would take the room that it waits for.
-            Err(_) if self.has == 0 => {
-                if files.remove(RESERVE).is_err() {
-                    // It is looked at again the next time.
-                }
-            }
-            Err(_) => {}
+            let _looked_at_again = files.remove(RESERVE);
         }
+        match made {
+            Err(error) if !is_full(&error) => Err(error),
+            made => Ok(made.is_ok()),
+        }
+    }
+
+    pub(super) const fn is_whole(&self) -> bool {
         self.has >= self.wanted
     }
 
@@ -102,18 +107,34 @@ impl Reserve {
 impl Spool {
     /// There is a segment to write to, and room for so many bytes in it.
     pub(super) fn make_room(&mut self, len: u64) -> Result<(), AppendError> {
-        // Each turn gives up a segment, and there are so many at most; the last turn finds none.
-        for _ in 0..MAX_SEGMENTS + 2 {
-            let Some(full) = self.lacks(len)? else {
-                self.ensure_active().map_err(as_append_error)?;
-                return Ok(());
-            };
-            if self.options.when_full == WhenFull::Block || !self.drop_oldest()? {
-                self.wants_segment |= self.is_all_done();
+        let Some(full) = self.lacks(len)? else {
+            self.dropped_at = None;
+            return self.ensure_active().map_err(as_append_error);
+        };
+        if self.options.when_full == WhenFull::DropOldest && self.drop_oldest(full, len)? {
+            return Err(AppendError::Busy);
+        }
+        self.wants_segment |= self.is_all_done();
+        Err(AppendError::Full(full))
+    }
+
+    /// There is a segment to write marks to. A spool that is full takes some all the same, so that who follows files that
+    /// wait to be rotated loses no track of them: so many that what is reserved for notes of what is done has room left.
+    pub(super) fn make_room_for_marks(&mut self, len: u64) -> Result<(), AppendError> {
+        if let Some(full) = self.lacks(len)? {
+            if self.marks_beyond + len > self.options.reserve_bytes / 4 {
+                self.follow_if_reserved();
                 return Err(AppendError::Full(full));
             }
+            self.marks_beyond += len;
         }
-        Err(AppendError::Full(Full::MaxBytes))
+        self.ensure_active().map_err(as_append_error)
+    }
+
+    /// The segment that follows has room for more marks, if a reserve is there to make it of. The one before it goes if
+    /// it has no blocks.
+    pub(super) fn follow_if_reserved(&mut self) {
+        self.wants_segment |= self.reserve.is_whole();
     }
 
     /// Why these bytes may not be written, if so.
@@ -124,12 +145,16 @@ impl Spool {
         if self.state.segments.len() + 1 >= MAX_SEGMENTS {
             return Ok(Some(Full::Segments));
         }
-        // The next segment takes the reserve along, and another one is made.
-        let free = self.files.free()?.saturating_sub(self.reserve.wanted + self.reserve.to_come() + len);
+        let free = self.files.free()?.saturating_sub(self.needs(len));
         if free < self.options.min_free {
             return Ok(Some(Full::MinFree));
         }
-        Ok((free == 0 || !self.reserve.make(&*self.files)).then_some(Full::Disk))
+        Ok((free == 0 || !self.reserve.make(&*self.files)?).then_some(Full::Disk))
+    }
+
+    /// What must be free for so many bytes: the next segment takes the reserve along, and another one is made.
+    fn needs(&self, len: u64) -> u64 {
+        self.reserve.wanted + self.reserve.to_come() + len
     }
 
     /// Is the last segment worth leaving, so that its file can go?
@@ -141,57 +166,63 @@ impl Spool {
         is_long && self.pending.is_empty() && self.state.left().blocks == 0
     }
 
-    /// Gives up the oldest segment. Returns false if there is none.
-    fn drop_oldest(&mut self) -> Result<bool, AppendError> {
-        if self.flight.is_some() {
-            return Err(AppendError::Busy);
+    /// Gives up the oldest segment. Its room comes free with the commits that follow. False: that would make none.
+    fn drop_oldest(&mut self, full: Full, len: u64) -> io::Result<bool> {
+        if self.flight.is_some() || self.finished().any(|id| !self.is_last(id)) {
+            // Some room is to come free already.
+            return Ok(true);
         }
-        let is_alone = self.state.segments.len() < 2;
-        if is_alone {
-            if self.pending.is_empty() && self.state.left().blocks == 0 {
-                return Ok(false);
+        if matches!(full, Full::MinFree | Full::Disk) && !self.would_help(len)? {
+            return Ok(false);
+        }
+        if self.state.segments.len() < 2 {
+            // It is the last one too: another one must follow it, so that it can go.
+            let may_follow =
+                !self.wants_segment && (!self.pending.is_empty() || self.state.left().blocks > 0);
+            self.wants_segment |= may_follow;
+            return Ok(may_follow);
+        }
+        if matches!(full, Full::MinFree | Full::Disk) {
+            self.dropped_at = Some(self.files.free()?);
+        }
+        let Some(rest) = self.state.rest_of(0, Why::Dropped) else { return Ok(false) };
+        for seq in rest.seqs.clone().filter(|seq| self.state.segments[0].is_left(*seq)) {
+            self.cache.remove(seq);
+            // Who has it may deliver it all the same.
+            if let Some(counts) = self.taken.get(&seq).copied().flatten() {
+                self.dropped_taken.insert(seq, counts);
             }
-            // It is the last one too: another one follows it, so that it can go.
-            self.wants_segment = true;
-            self.commit().map_err(of_commit)?;
-            if self.state.segments.len() < 2 {
-                return Ok(false);
-            }
         }
-        let rest = self.state.rest_of(0, Why::Dropped);
-        let blocks = self.state.segments[0].id.first..self.state.segments[0].end();
-        blocks.for_each(|seq| self.cache.remove(seq));
-        if let Some(rest) = rest {
-            self.finish(rest);
-        }
-        let oldest = self.state.segments[0].id;
-        let is_there = |spool: &Self| spool.state.segments.front().is_some_and(|first| first.id == oldest);
-        self.commit().map_err(of_commit)?;
-        if is_there(self) {
-            // On a full disk the first one only began a segment whose checkpoint says it.
-            self.commit().map_err(of_commit)?;
-        }
-        Ok(!is_there(self))
+        self.finish(rest);
+        Ok(true)
+    }
+
+    /// Would it help to give something up, on a disk that others fill? Not if all that is here is too little; and not again
+    /// before it has helped: others may take what comes free, and some file systems give it back late.
+    fn would_help(&self, len: u64) -> io::Result<bool> {
+        let free = self.files.free()?;
+        let may_go = self.segment_bytes();
+        let is_enough = free + may_go >= self.options.min_free + self.needs(len);
+        Ok(is_enough && self.dropped_at.is_none_or(|before| free > before))
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        let active = self.active.as_ref().map_or(0, |active| active.len);
-        let last =
-            if self.active.is_some() { self.state.segments.back().map_or(0, |last| last.len) } else { 0 };
+        self.segment_bytes() + self.reserve.bytes() + self.quarantine.bytes()
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.other_bytes + self.active.as_ref().map_or(self.last_bytes, |active| active.len)
+    }
+
+    /// Adds up what segments and leftovers have, when they have changed: there may be thousands.
+    pub(super) fn count_bytes(&mut self) {
         let segments: u64 = self.state.segments.iter().map(|segment| segment.len).sum();
         let leftovers: u64 = self.leftovers.iter().map(|entry| entry.len).sum();
-        segments - last + active + leftovers + self.reserve.bytes() + self.quarantine.bytes()
+        self.last_bytes = self.state.segments.back().map_or(0, |last| last.len);
+        self.other_bytes = segments - self.last_bytes + leftovers;
     }
 }
 
 pub(super) fn as_append_error(error: io::Error) -> AppendError {
     if is_full(&error) { AppendError::Full(Full::Disk) } else { AppendError::Io(error) }
-}
-
-fn of_commit(error: CommitError) -> AppendError {
-    match error {
-        CommitError::UnderWay => AppendError::Busy,
-        CommitError::Full(_) => AppendError::Full(Full::Disk),
-        CommitError::Io(error) => AppendError::Io(error),
-    }
 }

@@ -22,9 +22,7 @@ fn segments(disk: &Faulty) -> Vec<String> {
 
 /// Opens, reads all, and holds the counts against what came back. Returns that.
 fn hold_to_account(disk: &Faulty, blocks: u64, what: &str) -> (Vec<u64>, Stats) {
-    let mut spool = Spool::open(Arc::new(disk.clone()), Options { cache_bytes: 0, ..options() })
-        .unwrap_or_else(|error| panic!("{what}: {error}"))
-        .0;
+    let mut spool = open(disk, &Options { cache_bytes: 0, ..options() });
     let found = all(&mut spool);
     let stats = spool.stats();
     let lost: Vec<u64> = (1..=blocks).filter(|seq| !found.contains(seq)).collect();
@@ -152,19 +150,200 @@ fn damage_while_running_is_counted_once() {
     assert!(Files::list(&disk, Some("quarantine")).unwrap().len() == 1, "its bytes are kept");
 }
 
+/// After some failed reads of one block, whatever the error, a whole segment was counted as damaged and unlinked.
 #[test]
-fn a_disk_that_cannot_be_read_is_no_damage_until_it_is_given_up() {
-    let disk = made(40, 200);
+fn giving_up_a_block_costs_what_the_device_refuses_and_no_more() {
+    let disk = made(40, 2000);
     let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
-    disk.fail(Call::Read, 0, Fault::Stop);
-    assert!(matches!(spool.read(Seq(1)), Err(ReadError::Io(_))));
-    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    let name = segments(&disk).remove(0);
+    for fault in [Fault::Stop, Fault::Denied] {
+        disk.fail_always("open", Some(&name), fault);
+        assert!(matches!(spool.read(Seq(1)), Err(ReadError::Io(_))));
+        assert!(!spool.read(Seq(1)).unwrap_err().is_of_device());
+        assert!(spool.give_up(Seq(1)).is_err(), "it may pass");
+        disk.heal();
+    }
+    // The device does not open it: nobody knows what is in it.
+    disk.fail_always("open", Some(&name), Fault::Io);
+    assert!(spool.give_up(Seq(1)).is_err());
     disk.heal();
-    assert!(spool.read(Seq(1)).unwrap().is_some());
-    disk.fail(Call::Read, 0, Fault::Stop);
-    assert_eq!(spool.give_up(Seq(1)), None);
+    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    assert!(spool.give_up(Seq(1)).unwrap().is_some(), "it can be read after all");
+    // One sector: the head of a block, and the bodies of it and of the one before.
+    let bytes = disk.bytes(&name);
+    let heads: Vec<usize> =
+        (0..bytes.len() - 4).filter(|at| bytes[*at..*at + 4] == crate::frame::MAGIC).collect();
+    disk.fail_reads(&name, 8192..8200, Fault::Io);
+    let hit = |range: &std::ops::Range<usize>| range.start < 12_288 && range.end > 8192;
+    let refused = heads.windows(2).map(|pair| pair[0]..pair[1]).filter(hit).count();
+    let mut given_up = Vec::new();
+    for seq in 1..=40 {
+        if spool.read(Seq(seq)).is_err() && spool.give_up(Seq(seq)).unwrap().is_none() {
+            given_up.push(seq);
+        }
+    }
     disk.heal();
     let stats = spool.stats();
+    assert_eq!(stats.waiting.blocks + stats.totals.damaged.blocks, 40);
+    assert!(
+        (1..=refused as u64).contains(&stats.totals.damaged.blocks),
+        "{refused}: {:?}",
+        stats.totals.damaged
+    );
     let found = all(&mut spool);
     assert_eq!(stats.totals.damaged.events, (1..=40).filter(|seq| !found.contains(seq)).sum::<u64>());
+    // When the rest is done, the segment does not go: somebody may get it back.
+    for seq in found {
+        spool.done(Seq(seq)).unwrap();
+    }
+    for _ in 0..3 {
+        spool.commit().unwrap();
+    }
+    assert!(!disk.names().contains(&name));
+    assert_eq!(disk.bytes(&format!("quarantine/{name}")), bytes);
+}
+
+#[test]
+fn an_index_is_built_elsewhere_and_ahead() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+    let job = spool.index_job(Seq(1)).unwrap();
+    let late = spool.index_job(Seq(2)).unwrap();
+    spool.index_end(job.run()).unwrap();
+    assert!(spool.index_job(Seq(1)).is_none());
+    disk.take_reads();
+    assert!(spool.read(Seq(2)).unwrap().is_some());
+    assert!(disk.take_reads().0 < 400, "a head and a body");
+    spool.index_end(late.run()).unwrap();
+    // Its segment is gone when the walk over it ends.
+    let late = spool.index_job(Seq(40)).or_else(|| spool.index_job(Seq(20))).unwrap();
+    for seq in all(&mut spool) {
+        spool.done(Seq(seq)).unwrap();
+    }
+    spool.commit().unwrap();
+    spool.commit().unwrap();
+    spool.index_end(late.run()).unwrap();
+    assert_eq!(spool.stats().totals.damaged, Counts::default());
+    assert!(spool.index_job(Seq(1)).is_none(), "there is no such block");
+}
+
+#[test]
+fn what_is_set_aside_is_not_offered() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &options());
+    spool.set_aside(Seq(1), true);
+    let next = spool.find(Order::OldestFrom(Seq(0))).unwrap();
+    assert!(next > Seq(3), "{next:?}");
+    spool.set_aside(Seq(2), false);
+    assert_eq!(spool.find(Order::OldestFrom(Seq(0))), Some(Seq(1)));
+}
+
+/// It was skipped, became a leftover, and the first commit unlinked it: acked events, uncounted.
+#[test]
+fn a_segment_that_may_not_be_opened_fails_the_start_and_stays() {
+    let disk = made(40, 200);
+    let newest = segments(&disk).pop().unwrap();
+    let before = all(&mut open(&disk.fork(), &options())).len();
+    disk.fail_always("open", Some(&newest), Fault::Denied);
+    for unreadable in [Unreadable::Refuse, Unreadable::GiveUp] {
+        let error = Spool::open(Arc::new(disk.clone()), options(), unreadable).err().unwrap();
+        assert!(error.to_string().contains(&newest), "{error}");
+    }
+    disk.heal();
+    assert_eq!(all(&mut open(&disk, &options())).len(), before);
+}
+
+/// Opens it as somebody does who has tried often enough.
+fn open_given_up(disk: &Faulty) -> (Spool, Recovered) {
+    let options = Options { cache_bytes: 0, ..options() };
+    Spool::open(Arc::new(disk.clone()), options, Unreadable::GiveUp).unwrap()
+}
+
+#[test]
+fn a_newest_segment_that_the_device_does_not_open_is_counted_and_put_aside() {
+    let disk = made(40, 200);
+    let newest = segments(&disk).pop().unwrap();
+    let bytes = disk.bytes(&newest);
+    disk.fail_always("open", Some(&newest), Fault::Io);
+    assert!(Spool::open(Arc::new(disk.clone()), options(), Unreadable::Refuse).is_err());
+    let (mut spool, recovered) = open_given_up(&disk);
+    assert_eq!(recovered.damaged_bytes, bytes.len() as u64);
+    assert_eq!((recovered.unreadable_segments, recovered.is_damaged()), (1, true));
+    let found = all(&mut spool);
+    assert!(found.len() < 40 && found.len() > 20, "{found:?}");
+    for n in 0..3 {
+        put(&mut spool, new_block(n, 100));
+        spool.commit().unwrap();
+    }
+    assert_eq!(spool.stats().totals.damaged_bytes, bytes.len() as u64);
+    disk.heal();
+    assert_eq!(disk.bytes(&format!("quarantine/{newest}")), bytes, "for people");
+}
+
+#[test]
+fn what_the_device_does_not_give_back_at_a_start_is_damage_and_not_torn() {
+    let disk = made(40, 2000);
+    let newest = segments(&disk).pop().unwrap();
+    let len = disk.bytes(&newest).len() as u64;
+    // All of it, its beginning, and its end, which may be newer than the last `synced` record.
+    for (range, least) in [(0..len, 20), (0..4096, 35), (len - 10..len, 35)] {
+        let disk = disk.fork();
+        disk.fail_reads(&newest, range.clone(), Fault::Io);
+        assert!(Spool::open(Arc::new(disk.clone()), options(), Unreadable::Refuse).is_err());
+        let (mut spool, recovered) = open_given_up(&disk);
+        spool.append(new_block(1, 10)).unwrap();
+        spool.commit().unwrap();
+        let is_there = disk.names().iter().any(|name| name.ends_with(&newest));
+        disk.heal();
+        assert!(is_there, "{range:?}: nobody has read it");
+        let found = all(&mut spool);
+        assert_eq!(recovered.torn_bytes, 0, "{range:?}");
+        assert!(recovered.damaged_bytes > 0, "{range:?}: {recovered:?}");
+        assert!(found.len() > least, "{range:?}: {}", found.len());
+    }
+}
+
+#[test]
+fn an_error_that_is_not_of_the_device_is_never_damage() {
+    let disk = made(40, 200);
+    for name in segments(&disk) {
+        let disk = disk.fork();
+        disk.fail_reads(&name, 100..200, Fault::Denied);
+        if let Ok((mut spool, _)) = Spool::open(Arc::new(disk.clone()), options(), Unreadable::GiveUp) {
+            disk.heal();
+            assert_eq!(all(&mut spool).len(), 40);
+        }
+        disk.heal();
+        assert_eq!(all(&mut open(&disk, &options())).len(), 40);
+    }
+}
+
+#[test]
+fn a_block_that_is_under_way_is_not_lost_with_its_segment() {
+    let disk = made(40, 200);
+    let mut spool = open(&disk, &Options { cache_bytes: 0, ..options() });
+    let name = segments(&disk).remove(0);
+    let next: u64 = segments(&disk)[1][..20].parse().unwrap();
+    spool.take(Seq(1));
+    assert!(spool.read(Seq(1)).unwrap().is_some());
+    disk.fail_reads(&name, 0..u64::MAX, Fault::Io);
+    assert_eq!(spool.give_up(Seq(2)).unwrap(), None);
+    assert_eq!(spool.stats().totals.damaged.blocks, next - 2);
+    assert!(spool.done(Seq(1)).unwrap());
+    assert_eq!(spool.stats().totals.done.events, 1);
+}
+
+#[test]
+fn a_segment_that_was_only_just_being_begun_is_no_damage() {
+    let original = made(14, 30);
+    let id = SegmentId { first: open(&original.fork(), &options()).durable().0, id: 99, salt: 7 };
+    for bytes in
+        [Vec::new(), vec![0; 30], vec![0; 64], vec![0; 3000], id.head(), [id.head(), vec![0; 3000]].concat()]
+    {
+        let disk = original.fork();
+        disk.put(&id.name(), bytes);
+        let (mut spool, recovered) = open_given_up(&disk);
+        assert!(!recovered.is_damaged(), "{recovered:?}");
+        assert_eq!(all(&mut spool).len(), 14);
+    }
 }

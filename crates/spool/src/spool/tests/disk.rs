@@ -9,7 +9,7 @@ use crate::files::Disk;
 const INNER: &str = "PIKEPOLE_SPOOL_TINY_DISK";
 
 fn open_disk(folder: &Path, options: &Options) -> Spool {
-    Spool::open(Arc::new(Disk::new(folder).unwrap()), options.clone()).unwrap().0
+    Spool::open(Arc::new(Disk::new(folder).unwrap()), options.clone(), Unreadable::Refuse).unwrap().0
 }
 
 #[test]

@@ -18,6 +18,8 @@ enum Operation {
     Fail(u8, u64),
     Heal,
     Fill(u64),
+    Flip(usize, usize),
+    Refuse(usize),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -36,6 +38,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (0u8..5, 0u64..12).prop_map(|(what, nth)| O::Fail(what, nth)),
         3 => Just(O::Heal),
         1 => (0u64..30_000).prop_map(O::Fill),
+        2 => any::<(usize, usize)>().prop_map(|(nth, bit)| O::Flip(nth, bit)),
+        1 => any::<usize>().prop_map(O::Refuse),
     ]
 }
 
@@ -64,6 +68,8 @@ fn perform(world: &mut World, operation: &Operation) {
             world.disk.heal();
             world.disk.set_capacity(1 << 30);
         }
+        Operation::Flip(nth, bit) => world.flip(*nth, *bit),
+        Operation::Refuse(nth) => world.refuse(*nth),
         Operation::Fill(spare) => {
             world.disk.set_capacity(1 << 30);
             let free = world.disk.free().unwrap_or(1 << 30);
