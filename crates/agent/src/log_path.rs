@@ -6,6 +6,7 @@
 //! what collectors have: the rest is durable, and goes on at the next start.
 
 mod collectors;
+mod observer;
 mod seams;
 pub(crate) mod status;
 
@@ -31,11 +32,11 @@ use crate::relay::{self, Relay, Shippers};
 use crate::run::RunError;
 use crate::state;
 use crate::tail::{self, Tail, TailStatus, Who};
-use crate::trouble::Kind;
 use crate::wire::Wire;
 use collectors::Collectors;
+use observer::{Observer, Trouble};
 use seams::{TailSink, Undeliverable};
-use status::{DeadLetterStatus, LogPathStatus, Observer};
+use status::{DeadLetterStatus, LogPathStatus};
 
 /// Between two reports, unless something happens that cannot wait.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -46,7 +47,7 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
     pub(crate) status: LogPathStatus,
-    pub(crate) troubles: Vec<(Kind, String, String)>,
+    pub(crate) troubles: Vec<Trouble>,
     /// The revision that is really used.
     pub(crate) applied: Option<u64>,
 }
@@ -90,6 +91,9 @@ impl LogPath {
         let (options, opening) = (queue_options(config), clock.clone());
         let opened = tokio::task::spawn_blocking(move || Queue::open(options, opening)).await;
         let (queue, opened) = opened.map_err(|e| setup(e.to_string()))?.map_err(setup)?;
+        let recovered = &opened.recovered;
+        let found_damage = recovered.damaged_bytes > 0 || recovered.missing_segments > 0;
+        let observer = Observer::new(&queue.stats().borrow(), found_damage, Instant::now());
         let dead = DeadLetters::new(&config.state);
         let dial = Collectors::new(&config.collectors).map_err(|e| setup(format!("collectors.tls: {e}")))?;
         let (stop, stopping) = watch::channel(false);
@@ -116,7 +120,6 @@ impl LogPath {
         };
         let (balancer, balance) = Balancer::new(parts, balance::Options::new(&config.collectors));
         carriers.spawn(balancer.run(rosters, until(stopping)));
-        let found_damage = opened.recovered.damaged_bytes > 0 || opened.recovered.missing_segments > 0;
         let looks = Looks {
             config: config.clone(),
             relay,
@@ -124,7 +127,7 @@ impl LogPath {
             queue: queue.stats(),
             balance,
             dead,
-            observer: Observer::new(found_damage, Instant::now()),
+            observer,
             clock,
         };
         let mut reporter = JoinSet::new();
@@ -233,7 +236,7 @@ impl Looks {
     fn look(&mut self) -> Report {
         let now = Instant::now();
         let applied = *self.balance.applied.borrow_and_update();
-        let mut troubles = self.balance.troubles.borrow_and_update().clone();
+        let said = self.balance.troubles.borrow_and_update().clone();
         let stats = self.queue.borrow_and_update().clone();
         let status = LogPathStatus {
             relay: self.relay.as_ref().map(|(relay, listen)| relay.status(*listen)),
@@ -244,9 +247,10 @@ impl Looks {
                 file: self.dead.path().display().to_string(),
                 kept: self.dead.kept(),
                 given_up: self.dead.given_up(),
+                failing: self.dead.failing(),
             },
         };
-        troubles.extend(self.observer.troubles(&status, now));
+        let troubles = self.observer.troubles(&status, said, now);
         Report { status, troubles, applied }
     }
 }

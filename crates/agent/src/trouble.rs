@@ -46,7 +46,15 @@ pub enum Kind {
     CollectorFailing,
     /// Events that nobody can take are among the dead letters.
     EventsDeadLettered,
-    /// The spool has no room: sources wait, or the oldest events go.
+    /// Dead letters gave way to newer ones.
+    DeadLettersLost,
+    /// Dead letters cannot be written; what they came with waits.
+    DeadLettersFailing,
+    /// A log file or folder cannot be read as it should.
+    TailFailing,
+    /// Lines of log files are gone that were not read.
+    TailLost,
+    /// The spool has no room: sources wait.
     SpoolFull,
     /// The spool cannot write or sync.
     SpoolFailing,
@@ -76,6 +84,10 @@ impl Kind {
             Self::NoCollector => "no_collector",
             Self::CollectorFailing => "collector_failing",
             Self::EventsDeadLettered => "events_dead_lettered",
+            Self::DeadLettersLost => "dead_letters_lost",
+            Self::DeadLettersFailing => "dead_letters_failing",
+            Self::TailFailing => "tail_failing",
+            Self::TailLost => "tail_lost",
             Self::SpoolFull => "spool_full",
             Self::SpoolFailing => "spool_failing",
             Self::SpoolDamaged => "spool_damaged",

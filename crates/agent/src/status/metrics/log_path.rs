@@ -90,7 +90,7 @@ fn spool(r: &mut Registry, spool: &SpoolStatus) {
         ("spool_waiting_bytes", "Bytes of those events", spool.waiting.event_bytes),
         ("spool_disk_bytes", "Bytes of the spool on the disk", spool.disk_bytes),
         ("spool_room_bytes", "Bytes that are left to the spool", spool.room),
-        ("spool_full", "Whether there is no room for more", u64::from(spool.state == "full")),
+        ("spool_full", "Whether there is no room for more", u64::from(spool.is_full)),
     ] {
         gauge(r, name, help, value);
     }
