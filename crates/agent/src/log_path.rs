@@ -20,7 +20,7 @@ use pikepole_lumberjack::server;
 use pikepole_spool::{Durability, WhenFull};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::balance::{self, Balancer, Watches};
@@ -52,7 +52,8 @@ pub(crate) struct Report {
     pub(crate) applied: Option<u64>,
 }
 
-/// What runs. Dropping it is what a kill is to a process.
+/// What runs. Dropped, it stops nobody in an orderly way: no goodbye to shippers and collectors, and what they did not
+/// ack is sent again. What the spool has taken is still committed.
 pub(crate) struct LogPath {
     stop: watch::Sender<bool>,
     tail: Option<Tail>,
@@ -135,6 +136,26 @@ impl LogPath {
         Ok(Self { stop, tail, carriers, reporter, queue, _lock: lock })
     }
 
+    /// Ready when a part has ended that ends only when it is told to, with what that was. Nothing flows then as it
+    /// should, and only a new start mends it.
+    pub(crate) async fn broken(&mut self) -> String {
+        let mut tail = self.tail.as_ref().map(Tail::status);
+        let tailing = async {
+            match &mut tail {
+                // A thread lets go of its end when it ends, and of nothing before.
+                Some(status) => drop(status.wait_for(|_| false).await),
+                None => std::future::pending().await,
+            }
+        };
+        let mut spool = self.queue.stats();
+        tokio::select! {
+            Some(ended) = self.carriers.join_next() => format!("relay or balancer {}", how(&ended)),
+            Some(ended) = self.reporter.join_next() => format!("the log path's reporter {}", how(&ended)),
+            () = tailing => "the thread that tails ended by itself".into(),
+            _ = spool.wait_for(|_| false) => "the spool's thread ended by itself".into(),
+        }
+    }
+
     /// Takes nothing in any more, waits a little for acks both ways, and makes everything durable.
     pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
@@ -152,6 +173,14 @@ impl LogPath {
         if let Err(error) = self.queue.close().await {
             tracing::error!(%error, "the spool could not be closed; what is not in it is sent again");
         }
+    }
+}
+
+/// How a task ended that was not told to.
+fn how(ended: &Result<(), JoinError>) -> String {
+    match ended {
+        Ok(()) => "ended by itself".into(),
+        Err(error) => format!("ended unexpectedly: {error}"),
     }
 }
 
@@ -254,3 +283,6 @@ impl Looks {
         Report { status, troubles, applied }
     }
 }
+
+#[cfg(test)]
+mod tests;

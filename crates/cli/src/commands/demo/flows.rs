@@ -3,8 +3,9 @@
 //!
 //! Not who does it: proxies, agents, collectors and the group each have a handle on it, and tell.
 //!
-//! Invariants: sent = received + waiting + missing, always and exactly. A line is missing only if it is older
-//! than all that its agent says it still has, in files, under way or in the spool, and no collector has it.
+//! Invariants: sent = received + waiting + missing, always and exactly. A line is missing only if no collector has it
+//! although its agent said twice, some time after the line was there, that it has nothing any more: not in files, not
+//! under way, not in the spool. Once is not enough: what an agent says of its parts is not of one moment.
 
 mod after;
 mod show;
@@ -31,6 +32,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const SAMPLE: u32 = 10;
 /// What an agent says of its files is at most a second old, and so is when it says it.
 const SETTLED: Duration = Duration::from_secs(3);
+/// What it had in no part that it told of, it has in one of them after this time, and has told so.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Between two notes of how much was written.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// What was said and not printed yet, at most.
@@ -45,7 +48,7 @@ pub(super) enum Press {
     ScaleIn,
     SpotKill,
     Kill,
-    BlackHole,
+    Hang,
     StopAll,
     RestartAgent,
 }
@@ -58,7 +61,7 @@ impl Press {
             "scale-in" => Self::ScaleIn,
             "spot-kill" => Self::SpotKill,
             "kill" => Self::Kill,
-            "black-hole" => Self::BlackHole,
+            "hang" => Self::Hang,
             "stop-all" => Self::StopAll,
             "restart-agent" => Self::RestartAgent,
             _ => return None,
@@ -73,6 +76,8 @@ struct Proxy {
     ledger: Ledger,
     /// When how many lines were in its files.
     notes: VecDeque<(Instant, u64)>,
+    /// Up to here the agent has nothing any more, if it says so again; and when it said so first.
+    perhaps: Option<(Instant, u64)>,
     /// Up to here the agent has nothing any more.
     settled: u64,
     is_running: bool,
@@ -82,6 +87,17 @@ struct Proxy {
 impl Proxy {
     fn missing(&self) -> u64 {
         self.ledger.gaps(self.settled)
+    }
+
+    /// The agent says that it has nothing.
+    fn has_nothing(&mut self, now: Instant) {
+        match self.perhaps {
+            Some((at, _)) if now - at < AGAIN => return,
+            Some((_, upto)) => self.settled = self.settled.max(upto),
+            None => {}
+        }
+        let old = self.notes.front().filter(|(at, _)| now - *at >= SETTLED);
+        self.perhaps = Some((now, old.map_or(0, |(_, written)| *written)));
     }
 
     fn waiting(&self) -> u64 {
@@ -236,21 +252,21 @@ impl Flow {
 
     /// An agent began, or ended.
     pub(super) fn runs(&self, proxy: usize, is_running: bool) {
-        self.lock().proxies[proxy].is_running = is_running;
+        let proxy = &mut self.lock().proxies[proxy];
+        proxy.is_running = is_running;
+        proxy.perhaps = None; // what the one before said is no word of this one
     }
 
     /// An agent says how it is.
     pub(super) fn reported(&self, proxy: usize, status: &Status) {
         let Some(path) = &status.log_path else { return };
         let Some(tail) = path.tail.as_ref().filter(|tail| !tail.sections.is_empty()) else { return };
-        let has_read = tail.sections.iter().all(|section| section.unread_bytes == 0);
+        // Before its first look it knows of no file.
+        let has_read = tail.sections.iter().all(|section| section.files > 0 && section.unread_bytes == 0);
         if !has_read || tail.blocks_under_way > 0 || path.spool.waiting.events > 0 {
             return;
         }
-        let now = Instant::now();
-        let proxy = &mut self.lock().proxies[proxy];
-        let old = proxy.notes.front().filter(|(at, _)| now - *at >= SETTLED);
-        proxy.settled = proxy.settled.max(old.map_or(0, |(_, written)| *written));
+        self.lock().proxies[proxy].has_nothing(Instant::now());
     }
 }
 
