@@ -265,7 +265,7 @@ impl Looks {
     fn look(&mut self) -> Report {
         let now = Instant::now();
         let applied = *self.balance.applied.borrow_and_update();
-        let said = self.balance.troubles.borrow_and_update().clone();
+        let mut troubles = self.balance.troubles.borrow_and_update().clone();
         let stats = self.queue.borrow_and_update().clone();
         let status = LogPathStatus {
             relay: self.relay.as_ref().map(|(relay, listen)| relay.status(*listen)),
@@ -279,7 +279,7 @@ impl Looks {
                 failing: self.dead.failing(),
             },
         };
-        let troubles = self.observer.troubles(&status, said, now);
+        troubles.extend(self.observer.troubles(&status, now));
         Report { status, troubles, applied }
     }
 }

@@ -157,6 +157,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -170,5 +172,18 @@ mod tests {
         assert_eq!((open.len(), open[0].detail.as_str(), open[0].since.as_millis()), (1, "b", 5));
         book.observe(Vec::new(), Timestamp::from_millis(10), now + REPEAT * 2);
         assert_eq!(book.list(), []);
+    }
+
+    /// The words in the code above, and those in the table for operators.
+    #[test]
+    fn every_word_is_in_the_table_for_operators_and_no_other() {
+        let code = include_str!("trouble.rs").lines().filter(|line| line.trim().starts_with("Self::"));
+        let words: BTreeSet<_> = code.filter_map(|line| line.split('"').nth(1)).collect();
+        let page = include_str!("../../../docs/agent-operations.md");
+        let table = page.split("## Alerts").nth(1).unwrap().split("## ").next().unwrap();
+        let rows: BTreeSet<_> =
+            table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        assert!(words.len() > 20, "{words:?}");
+        assert_eq!(words, rows);
     }
 }

@@ -158,19 +158,11 @@ impl Observer {
         }
     }
 
-    /// All that is wrong. `said` is what the balancer has to say.
-    pub(super) fn troubles(
-        &mut self,
-        status: &LogPathStatus,
-        said: Vec<Trouble>,
-        now: Instant,
-    ) -> Vec<Trouble> {
-        // Its dead letters are among all others in the one file: they are told once, with its reason.
-        let (dead, mut troubles): (Vec<_>, Vec<_>) =
-            said.into_iter().partition(|(kind, ..)| *kind == Kind::EventsDeadLettered);
+    /// What is wrong with what comes in, with what waits, and with what nobody takes.
+    pub(super) fn troubles(&mut self, status: &LogPathStatus, now: Instant) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
         self.spool_troubles(&status.spool, now, &mut troubles);
-        let why = dead.into_iter().next().map(|(.., detail)| detail);
-        self.dead_troubles(&status.dead_letters, why, now, &mut troubles);
+        self.dead_troubles(&status.dead_letters, now, &mut troubles);
         if let Some(tail) = &status.tail {
             self.tail_troubles(tail, now, &mut troubles);
         }
@@ -213,17 +205,10 @@ impl Observer {
         self.full.is_some()
     }
 
-    fn dead_troubles(
-        &mut self,
-        dead: &DeadLetterStatus,
-        why: Option<String>,
-        now: Instant,
-        troubles: &mut Vec<Trouble>,
-    ) {
+    fn dead_troubles(&mut self, dead: &DeadLetterStatus, now: Instant, troubles: &mut Vec<Trouble>) {
         let mut tell = |kind, detail| troubles.push((kind, dead.file.clone(), detail));
         if self.dead.are_fresh(dead.kept, now) {
-            let why = why.map(|why| format!("; {why}")).unwrap_or_default();
-            tell(Kind::EventsDeadLettered, format!("{} new ones since the start{why}", dead.kept));
+            tell(Kind::EventsDeadLettered, format!("{} new ones since the start", dead.kept));
         }
         if self.dead_given_up.are_fresh(dead.given_up, now) {
             let detail = format!(

@@ -23,14 +23,13 @@ struct World {
     now: Instant,
     stats: QueueStats,
     status: LogPathStatus,
-    said: Vec<Trouble>,
 }
 
 impl World {
     fn new() -> Self {
         let (now, stats) = (Instant::now(), QueueStats::default());
         let observer = Observer::new(&stats, false, now);
-        Self { observer, now, stats, status: LogPathStatus::default(), said: Vec::new() }
+        Self { observer, now, stats, status: LogPathStatus::default() }
     }
 
     /// A second passes, and the spool's thread is heard.
@@ -48,7 +47,7 @@ impl World {
     fn troubles(&mut self) -> Vec<Trouble> {
         let wall = Timestamp::from_millis(9_000);
         self.status.spool = self.observer.spool(&config(), &self.stats, self.now, wall);
-        self.observer.troubles(&self.status, self.said.clone(), self.now)
+        self.observer.troubles(&self.status, self.now)
     }
 
     /// After so many seconds.
@@ -124,20 +123,6 @@ fn a_dead_letter_that_cannot_be_written_is_trouble_until_it_is() {
     assert_eq!(world.later(10_000), [Kind::DeadLettersFailing]);
     world.status.dead_letters.failing = None;
     assert_eq!(world.second(), []);
-}
-
-#[test]
-fn one_dead_letter_is_told_once_and_with_the_reason_of_the_balancer() {
-    let mut world = World::new();
-    world.status.dead_letters.kept = 1;
-    world.said = vec![
-        (Kind::EventsDeadLettered, "collectors".into(), "nobody takes it".into()),
-        (Kind::NoCollector, "collectors".into(), "none".into()),
-    ];
-    let troubles = world.troubles();
-    let kinds: Vec<_> = troubles.iter().map(|(kind, ..)| *kind).collect();
-    assert_eq!(kinds, [Kind::NoCollector, Kind::EventsDeadLettered]);
-    assert!(troubles[1].2.ends_with("; nobody takes it"), "{troubles:?}");
 }
 
 #[test]

@@ -274,18 +274,19 @@ fn gauge(r: &mut Registry, name: &str, help: &str, value: u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::super::{BalanceStatus, LogPathStatus, SectionStatus, Status};
     use super::super::text;
     use super::*;
 
-    fn collector() -> CollectorStatus {
+    pub(in super::super) fn collector() -> CollectorStatus {
         serde_json::from_value(serde_json::json!({
             "instance_id": "i-1", "address": "10.0.0.1:5044", "zone": null, "state": "live", "connects": 1,
             "failures": {"reset": 2}, "failures_in_a_row": 0, "last_error": null, "windows_in_flight": 1,
             "windows_limit": 2, "bytes_in_flight": 500, "ack_latency_ms": 2.5, "windows_sent": 4,
             "windows_acked": 3, "events_sent": 40, "events_acked": 30, "bytes_sent": 400, "bytes_acked": 300,
-            "events_resent": 10, "events_dead_lettered": 0
+            "events_resent": 10, "events_dead_lettered": 0,
+            "bytes_resent": 100, "bytes_dead_lettered": 0
         }))
         .unwrap()
     }

@@ -48,7 +48,7 @@ function makeAccount(cls) {
   const [sent, received, waiting, missing, duplicates] = ['sent', 'received', 'waiting', 'missing', 'duplicates'].map(cell);
   const sum = h('span', 'sum', sent.el, h('i', '', '='), received.el, h('i', '', '+'), waiting.el);
   const checked = h('span', 'n-checked');
-  checked.title = 'Only lines that the agents said twice not to have any more are checked: they have arrived, or are missing.';
+  checked.title = 'Only lines that the agents have not any more can be checked: they have arrived, or are missing.';
   return { el: h('p', cls, sum, h('span', 'ends', missing.el, checked, duplicates.el)), sent, received, waiting, missing, checked, duplicates };
 }
 function drawAccount(account, numbers) {
@@ -147,7 +147,7 @@ const grid = h('div', 'flow-grid');
 const why = h('details', 'why', h('summary', '', 'How is this counted?'), h('p', '',
   'Every line that a simulated proxy writes into its access log has a number, and every collector notes each number it gets. ' +
   'Sent: lines written. Received: numbers that some collector has, each counted once. ' +
-  'Missing: a number that no collector has although its agent said twice, seconds apart and well after the line was written, that it has nothing any more. ' +
+  'Missing: a number that no collector has although its agent said that it had read the line, and seconds later that its spool has nothing as old. ' +
   'So lines are checked some seconds after they were written; how many were is shown beside it. ' +
   'Waiting: the rest, in the file, under way, or on the disk in the agent’s spool: sent − received − missing. ' +
   'Duplicates: numbers that came again, because delivery is at least once: what was not acked is sent again.'));
