@@ -16,6 +16,9 @@ use super::{Counters, Gauges, Labels};
 
 type Seconds = prometheus_client::metrics::family::Family<Labels, Gauge<f64, AtomicU64>>;
 
+/// A counter of a collector: its name, its help, its value.
+type Count = (&'static str, &'static str, fn(&CollectorStatus) -> u64);
+
 pub(super) fn log_path(r: &mut Registry, status: &LogPathStatus) {
     if let Some(status) = &status.relay {
         relay(r, status);
@@ -233,7 +236,7 @@ fn collectors(r: &mut Registry, collectors: &[CollectorStatus]) {
     );
     r.register("collector_ack_latency_seconds", "From a window to its ack, smoothed", latency);
     r.register("collector_failures", "Connections to a collector that failed or ended", failures);
-    let counts: [(&str, &str, fn(&CollectorStatus) -> u64); 7] = [
+    let counts: [Count; 7] = [
         ("connects", "Connections to a collector that were made", |c| c.connects),
         ("sent_events", "Events that a collector was sent", |c| c.events_sent),
         ("acked_events", "Events that a collector acked", |c| c.events_acked),
