@@ -64,6 +64,8 @@ struct Shared {
     turn: Arc<Semaphore>,
     kept: AtomicU64,
     given_up: AtomicU64,
+    /// Why the last try failed.
+    failing: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,8 @@ impl DeadLetters {
 
     fn with_limit(folder: &Path, max_file: u64) -> Self {
         let (kept, given_up, turn) = (AtomicU64::new(0), AtomicU64::new(0), Arc::new(Semaphore::new(1)));
-        let shared = Shared { folder: folder.into(), max_file, open: Mutex::new(None), turn, kept, given_up };
+        let (open, failing) = (Mutex::new(None), Mutex::new(None));
+        let shared = Shared { folder: folder.into(), max_file, open, turn, kept, given_up, failing };
         Self { shared: Arc::new(shared) }
     }
 
@@ -108,6 +111,17 @@ impl DeadLetters {
     /// Letters that had to make room since the start.
     pub(crate) fn given_up(&self) -> u64 {
         self.shared.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Why the last try to keep letters failed; whoever has them tries again. `None`: it did not.
+    pub(crate) fn failing(&self) -> Option<String> {
+        self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Somebody tried to keep letters, and this came of it.
+    pub(crate) fn tried(&self, result: &io::Result<()>) {
+        let failing = result.as_ref().err().map(ToString::to_string);
+        *self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
     }
 
     /// Keeps letters; on the disk when it returns. Blocks.
@@ -140,13 +154,15 @@ impl DeadLetters {
         loop {
             let (this, at, some) = (self.clone(), clock.now(), Arc::clone(&letters));
             let Ok(turn) = Arc::clone(&self.shared.turn).acquire_owned().await else { return false };
-            match tokio::task::spawn_blocking(move || (this.keep(&some, at), turn).0).await {
-                Ok(Ok(())) => return true,
-                Ok(Err(error)) => {
+            let trying = tokio::task::spawn_blocking(move || (this.keep(&some, at), turn).0);
+            let Ok(kept) = trying.await else { return false };
+            self.tried(&kept);
+            match kept {
+                Ok(()) => return true,
+                Err(error) => {
                     tracing::error!(%error, "dead letters cannot be kept; tried again");
                     sleep(RETRY).await;
                 }
-                Err(_) => return false,
             }
         }
     }
@@ -304,5 +320,21 @@ mod tests {
         std::fs::remove_file(folder.path().join("file")).unwrap();
         letters.keep(&[letter(b"x")], Timestamp::from_millis(5)).unwrap();
         assert_eq!((letters.kept(), read(&place, NAME).len()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn letters_that_wait_for_the_disk_say_why_until_they_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let letters = DeadLetters::new(&file);
+        let (keeping, clock) = (letters.clone(), Clock::from_fn(|| Timestamp::from_millis(5)));
+        let kept = tokio::spawn(async move { keeping.keep_at_last(vec![letter(b"x")], &clock).await });
+        while letters.failing().is_none() {
+            sleep(RETRY / 2).await;
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(kept.await.unwrap());
+        assert_eq!((letters.failing(), letters.kept()), (None, 1));
     }
 }

@@ -6,6 +6,7 @@
 //! what collectors have: the rest is durable, and goes on at the next start.
 
 mod collectors;
+mod observer;
 mod seams;
 pub(crate) mod status;
 
@@ -19,7 +20,7 @@ use pikepole_lumberjack::server;
 use pikepole_spool::{Durability, WhenFull};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::balance::{self, Balancer, Watches};
@@ -31,11 +32,11 @@ use crate::relay::{self, Relay, Shippers};
 use crate::run::RunError;
 use crate::state;
 use crate::tail::{self, Tail, TailStatus, Who};
-use crate::trouble::Kind;
 use crate::wire::Wire;
 use collectors::Collectors;
+use observer::{Observer, Trouble};
 use seams::{TailSink, Undeliverable};
-use status::{DeadLetterStatus, LogPathStatus, Observer};
+use status::{DeadLetterStatus, LogPathStatus};
 
 /// Between two reports, unless something happens that cannot wait.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -46,12 +47,13 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Report {
     pub(crate) status: LogPathStatus,
-    pub(crate) troubles: Vec<(Kind, String, String)>,
+    pub(crate) troubles: Vec<Trouble>,
     /// The revision that is really used.
     pub(crate) applied: Option<u64>,
 }
 
-/// What runs. Dropping it is what a kill is to a process.
+/// What runs. Dropped, it stops nobody in an orderly way: no goodbye to shippers and collectors, and what they did not
+/// ack is sent again. What the spool has taken is still committed.
 pub(crate) struct LogPath {
     stop: watch::Sender<bool>,
     tail: Option<Tail>,
@@ -90,6 +92,9 @@ impl LogPath {
         let (options, opening) = (queue_options(config), clock.clone());
         let opened = tokio::task::spawn_blocking(move || Queue::open(options, opening)).await;
         let (queue, opened) = opened.map_err(|e| setup(e.to_string()))?.map_err(setup)?;
+        let recovered = &opened.recovered;
+        let found_damage = recovered.is_damaged();
+        let observer = Observer::new(&queue.stats().borrow(), found_damage, Instant::now());
         let dead = DeadLetters::new(&config.state);
         let dial = Collectors::new(&config.collectors).map_err(|e| setup(format!("collectors.tls: {e}")))?;
         let (stop, stopping) = watch::channel(false);
@@ -116,7 +121,6 @@ impl LogPath {
         };
         let (balancer, balance) = Balancer::new(parts, balance::Options::new(&config.collectors));
         carriers.spawn(balancer.run(rosters, until(stopping)));
-        let found_damage = opened.recovered.is_damaged();
         let looks = Looks {
             config: config.clone(),
             relay,
@@ -124,12 +128,32 @@ impl LogPath {
             queue: queue.stats(),
             balance,
             dead,
-            observer: Observer::new(found_damage, Instant::now()),
+            observer,
             clock,
         };
         let mut reporter = JoinSet::new();
         reporter.spawn(looks.report(reports));
         Ok(Self { stop, tail, carriers, reporter, queue, _lock: lock })
+    }
+
+    /// Ready when a part has ended that ends only when it is told to, with what that was. Nothing flows then as it
+    /// should, and only a new start mends it.
+    pub(crate) async fn broken(&mut self) -> String {
+        let mut tail = self.tail.as_ref().map(Tail::status);
+        let tailing = async {
+            match &mut tail {
+                // A thread lets go of its end when it ends, and of nothing before.
+                Some(status) => drop(status.wait_for(|_| false).await),
+                None => std::future::pending().await,
+            }
+        };
+        let mut spool = self.queue.stats();
+        tokio::select! {
+            Some(ended) = self.carriers.join_next() => format!("relay or balancer {}", how(&ended)),
+            Some(ended) = self.reporter.join_next() => format!("the log path's reporter {}", how(&ended)),
+            () = tailing => "the thread that tails ended by itself".into(),
+            _ = spool.wait_for(|_| false) => "the spool's thread ended by itself".into(),
+        }
     }
 
     /// Takes nothing in any more, waits a little for acks both ways, and makes everything durable.
@@ -149,6 +173,14 @@ impl LogPath {
         if let Err(error) = self.queue.close().await {
             tracing::error!(%error, "the spool could not be closed; what is not in it is sent again");
         }
+    }
+}
+
+/// How a task ended that was not told to.
+fn how(ended: &Result<(), JoinError>) -> String {
+    match ended {
+        Ok(()) => "ended by itself".into(),
+        Err(error) => format!("ended unexpectedly: {error}"),
     }
 }
 
@@ -245,9 +277,13 @@ impl Looks {
                 file: self.dead.path().display().to_string(),
                 kept: self.dead.kept(),
                 given_up: self.dead.given_up(),
+                failing: self.dead.failing(),
             },
         };
         troubles.extend(self.observer.troubles(&status, now));
         Report { status, troubles, applied }
     }
 }
+
+#[cfg(test)]
+mod tests;

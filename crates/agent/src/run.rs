@@ -39,7 +39,7 @@ const DISK_AFTER: Duration = Duration::from_millis(50);
 /// For jobs that run when the agent is told to stop.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
-/// Why an agent did not start.
+/// Why an agent did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The configuration cannot be used.
@@ -48,6 +48,9 @@ pub enum RunError {
     /// A part could not be set up.
     #[error("{0}")]
     Setup(String),
+    /// A part that is needed ended while the agent ran.
+    #[error("{0}; the agent ends, so that it is started again")]
+    Broken(String),
 }
 
 /// What a job came to.
@@ -67,7 +70,7 @@ pub async fn run(
 }
 
 /// The same, for a process that looks at its agents: the status is put into `published` whenever the
-/// agent turns. Dropping the future is what a kill is to a process: the next start does what is owed.
+/// agent turns. Dropping the future ends it without a stop: nothing is waited for, and the next start does what is owed.
 pub async fn run_watched(
     config: Config,
     listener: Option<TcpListener>,
@@ -95,7 +98,7 @@ pub async fn run_watched(
     let mut tasks = JoinSet::new();
     let (report, guard) = watch::channel(None);
     let (told, carried) = watch::channel(None);
-    let log_path = match &config.log_path {
+    let mut log_path = match &config.log_path {
         Some(part) => {
             Some(LogPath::start(part, &config.agent.id, clock.clone(), to_carry, told.clone()).await?)
         }
@@ -114,9 +117,8 @@ pub async fn run_watched(
     tracing::info!(id = %config.agent.id, fleet = %words(&target), renders = config.renders.len(), "agent runs");
     let looks = Looks { guard, carried };
     let (jobs, running) = (JoinSet::new(), HashMap::new());
-    Loop { agent, applier, jobs, running, published, progress: told_progress, seen: 0, looks }
-        .run(events, stop)
-        .await;
+    let running = Loop { agent, applier, jobs, running, published, progress: told_progress, seen: 0, looks };
+    let ended = running.run(events, ended(stop, log_path.as_mut())).await;
     if let Some(log_path) = log_path {
         log_path.stop().await;
     }
@@ -125,7 +127,24 @@ pub async fn run_watched(
     if timeout(STOP_TIME, keeper).await.is_err() {
         tracing::warn!("the last roster could not be kept in time");
     }
-    Ok(())
+    ended
+}
+
+/// Ready when the agent is told to stop, or cannot go on.
+async fn ended(stop: impl Future<Output = ()>, log_path: Option<&mut LogPath>) -> Result<(), RunError> {
+    let broken = async {
+        match log_path {
+            Some(path) => path.broken().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = stop => Ok(()),
+        what = broken => {
+            tracing::error!(%what, "the agent cannot go on");
+            Err(RunError::Broken(what))
+        }
+    }
 }
 
 /// How each unit wants to be treated: the most careful of its files decides.
@@ -182,21 +201,25 @@ struct Looks {
 }
 
 impl Loop {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: impl Future<Output = ()>) {
-        let mut stop = std::pin::pin!(stop);
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        ended: impl Future<Output = Result<(), RunError>>,
+    ) -> Result<(), RunError> {
+        let mut ended = std::pin::pin!(ended);
         let mut disk = std::pin::pin!(tokio::time::sleep(DISK_AFTER));
         let mut is_waiting_for_disk = true;
-        loop {
+        let result = loop {
             self.turn();
             let wake = self.agent.planner.next_wake();
             tokio::select! {
-                () = &mut stop => break,
+                result = &mut ended => break result,
                 event = events.recv() => match event {
                     Some(event) => {
                         self.seen += 1;
                         self.agent.saw(event, Instant::now());
                     }
-                    None => break, // the watch ended, which it never does by itself
+                    None => break Err(RunError::Broken("the watch of the directory ended by itself".into())),
                 },
                 Some(done) = self.jobs.join_next_with_id() => self.ended(done),
                 Ok(()) = self.looks.guard.changed() => {
@@ -211,11 +234,12 @@ impl Loop {
                     self.agent.use_kept(Instant::now());
                 }
             }
-        }
+        };
         let ending = async { while self.jobs.join_next().await.is_some() {} };
         if timeout(STOP_TIME, ending).await.is_err() {
             tracing::warn!("a job did not end in time; what is owed is done at the next start");
         }
+        result
     }
 
     /// Does what is due and says how things are.

@@ -12,9 +12,9 @@ use pikepole_api::time::Rfc3339;
 use pikepole_fleet::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use crate::balance::status::{BalanceStatus, CollectorState, CollectorStatus};
+pub use crate::balance::status::{BalanceState, BalanceStatus, CollectorState, CollectorStatus};
 pub use crate::guard::{DiskGuardStatus, DiskStatus, Given, Totals};
-pub use crate::log_path::status::{Amount, DeadLetterStatus, LogPathStatus, SpoolStatus};
+pub use crate::log_path::status::{Amount, DeadLetterStatus, LogPathStatus, SpoolState, SpoolStatus};
 pub use crate::relay::RelayStatus;
 pub use crate::tail::{SectionStatus, TailStatus};
 

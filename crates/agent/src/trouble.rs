@@ -50,7 +50,15 @@ pub enum Kind {
     CollectorFailing,
     /// Events that nobody can take are among the dead letters.
     EventsDeadLettered,
-    /// The spool has no room: sources wait, or the oldest events go.
+    /// Dead letters gave way to newer ones.
+    DeadLettersLost,
+    /// Dead letters cannot be written; what they came with waits.
+    DeadLettersFailing,
+    /// A log file or folder cannot be read as it should.
+    TailFailing,
+    /// Lines of log files are gone that were not read.
+    TailLost,
+    /// The spool has no room: sources wait.
     SpoolFull,
     /// The spool cannot write or sync.
     SpoolFailing,
@@ -82,6 +90,10 @@ impl Kind {
             Self::NoCollector => "no_collector",
             Self::CollectorFailing => "collector_failing",
             Self::EventsDeadLettered => "events_dead_lettered",
+            Self::DeadLettersLost => "dead_letters_lost",
+            Self::DeadLettersFailing => "dead_letters_failing",
+            Self::TailFailing => "tail_failing",
+            Self::TailLost => "tail_lost",
             Self::SpoolFull => "spool_full",
             Self::SpoolFailing => "spool_failing",
             Self::SpoolDamaged => "spool_damaged",
@@ -151,6 +163,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -164,5 +178,18 @@ mod tests {
         assert_eq!((open.len(), open[0].detail.as_str(), open[0].since.as_millis()), (1, "b", 5));
         book.observe(Vec::new(), Timestamp::from_millis(10), now + REPEAT * 2);
         assert_eq!(book.list(), []);
+    }
+
+    /// The words in the code above, and those in the table for operators.
+    #[test]
+    fn every_word_is_in_the_table_for_operators_and_no_other() {
+        let code = include_str!("trouble.rs").lines().filter(|line| line.trim().starts_with("Self::"));
+        let words: BTreeSet<_> = code.filter_map(|line| line.split('"').nth(1)).collect();
+        let page = include_str!("../../../docs/agent-operations.md");
+        let table = page.split("## Alerts").nth(1).unwrap().split("## ").next().unwrap();
+        let rows: BTreeSet<_> =
+            table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        assert!(words.len() > 20, "{words:?}");
+        assert_eq!(words, rows);
     }
 }

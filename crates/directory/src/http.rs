@@ -3,7 +3,6 @@
 //! Invariant: AWS is never called on behalf of a read, and a read never waits for a writer. What can be
 //! answered at once is answered without a heap-allocated future: there are ten thousand readers.
 
-mod accept;
 mod agents;
 mod auth;
 mod body;

@@ -66,11 +66,41 @@ pub struct CollectorStatus {
     pub events_dead_lettered: u64,
 }
 
+/// What the balancer is at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BalanceState {
+    /// No roster is known.
+    #[default]
+    NoRoster,
+    /// No collector is connected: everything stays in the spool.
+    NoCollector,
+    /// It sends.
+    Sending,
+    /// The agent stops.
+    Stopping,
+}
+
+impl BalanceState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::NoRoster, Self::NoCollector, Self::Sending, Self::Stopping];
+
+    /// Its word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoster => "no_roster",
+            Self::NoCollector => "no_collector",
+            Self::Sending => "sending",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// The balancer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BalanceStatus {
-    /// `sending`, `no_roster`, `no_collector`: everything stays in the spool; `stopping`.
-    pub state: String,
+    /// What it is at.
+    pub state: BalanceState,
     /// The newest roster.
     pub revision: Option<u64>,
     /// The revision that is really used.

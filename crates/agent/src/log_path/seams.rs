@@ -56,7 +56,9 @@ impl balance::DeadLetters for Undeliverable {
         let letter = dead::Letter { source, reason: letter.why, event: letter.payload.into() };
         let (dead, at) = (self.dead.clone(), self.clock.now());
         let kept = tokio::task::spawn_blocking(move || dead.keep(&[letter], at)).await;
-        kept.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+        let kept = kept.map_err(|e| e.to_string())?;
+        self.dead.tried(&kept);
+        kept.map_err(|e| e.to_string())
     }
 }
 

@@ -114,7 +114,12 @@ fn disk_guard(r: &mut Registry, guard: &DiskGuardStatus) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DiskStatus, Given, Totals};
+    use std::collections::BTreeSet;
+
+    use super::super::{
+        DiskStatus, Given, LogPathStatus, RelayStatus, RenderStatus, RosterStatus, SectionStatus, TailStatus,
+        Totals, TroubleStatus,
+    };
     use super::*;
 
     #[test]
@@ -145,5 +150,74 @@ mod tests {
             assert!(text.contains(&format!("pikepole_agent_{line}\n")), "{line} is missing:\n{text}");
         }
         assert!(!text.contains("disk_full_in_seconds{path=\"/b\"}"), "{text}");
+    }
+
+    /// An agent that does everything.
+    fn whole() -> Status {
+        let at = pikepole_api::time::Rfc3339(pikepole_fleet::Timestamp::from_millis(0));
+        let section = SectionStatus { paths: vec!["/var/log/a.log".into()], ..SectionStatus::default() };
+        let ended = [("idle".to_string(), 1)].into();
+        let mut path = LogPathStatus {
+            relay: Some(RelayStatus { ended, ..RelayStatus::default() }),
+            tail: Some(TailStatus { sections: vec![section], ..TailStatus::default() }),
+            ..LogPathStatus::default()
+        };
+        path.spool.full_in_seconds = Some(1);
+        path.collectors.collectors.push(log_path::tests::collector());
+        let disk = DiskStatus { paths: vec!["/a".into()], full_in_seconds: Some(1), ..DiskStatus::default() };
+        Status {
+            roster: Some(RosterStatus {
+                fleet: "f".into(),
+                revision: 1,
+                members: 1,
+                sendable: 1,
+                published_at: at,
+                confirmed_at: Some(at),
+                age_seconds: Some(1),
+                stale: false,
+                from: "disk".into(),
+            }),
+            applied: Some(1),
+            renders: vec![RenderStatus {
+                output: "/o".into(),
+                template: String::new(),
+                revision: Some(1),
+                written_at: None,
+                reloaded_at: None,
+            }],
+            trouble: vec![TroubleStatus {
+                alert: "disk_low".into(),
+                subject: "/a".into(),
+                detail: String::new(),
+                since: at,
+            }],
+            disk_guard: Some(DiskGuardStatus { disks: vec![disk], ..DiskGuardStatus::default() }),
+            log_path: Some(path),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn every_metric_is_in_the_table_for_operators_with_its_labels_and_no_other() {
+        let text = text(&whole()).unwrap();
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        let named = |line: &str| {
+            let (name, rest) = line.split_once([' ', '{']).unwrap();
+            let parts: Vec<_> = rest.split("=\"").collect();
+            let (_, before) = parts.split_last().unwrap();
+            let labels: Vec<_> = before.iter().filter_map(|part| part.rsplit([',', '"']).next()).collect();
+            let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            format!("{}{labels}", name.strip_prefix("pikepole_agent_").unwrap())
+        };
+        let ours: BTreeSet<_> = series.map(named).collect();
+        let page = include_str!("../../../../docs/agent-operations.md");
+        let table = page.split("## Metrics").nth(1).unwrap().lines().filter(|line| line.starts_with("| `"));
+        let theirs: BTreeSet<_> = table
+            .flat_map(|row| row.split(" | ").next().unwrap().split('`').skip(1).step_by(2))
+            .map(String::from)
+            .collect();
+        let missing: Vec<_> = ours.difference(&theirs).collect();
+        let unknown: Vec<_> = theirs.difference(&ours).collect();
+        assert!(missing.is_empty() && unknown.is_empty(), "missing: {missing:?}, unknown: {unknown:?}");
     }
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pikepole_api::exposition::negotiated;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
@@ -75,7 +76,8 @@ fn answer<B>(
         },
         "/metrics" => match metrics::text(&status) {
             Ok(body) => {
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                let accept = request.headers().get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+                let (kind, body) = negotiated(body, accept);
                 reply(StatusCode::OK, kind, body.into_bytes())
             }
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "cannot write the metrics\n"),
@@ -95,4 +97,29 @@ fn reply(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply
+}
+
+#[cfg(test)]
+mod tests {
+    use pikepole_fleet::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn metrics_are_in_the_format_that_is_asked_for() {
+        let status = watch::Sender::new(Arc::new(Status::default())).subscribe();
+        let clock = Clock::from_fn(|| Timestamp::from_millis(0));
+        let kind = |accept: Option<&str>| {
+            let mut request = Request::builder().uri("/metrics");
+            request = accept.into_iter().fold(request, |request, accept| request.header(ACCEPT, accept));
+            let reply = answer(&request.body(()).unwrap(), &status, &clock);
+            reply.headers()[CONTENT_TYPE].to_str().unwrap().to_string()
+        };
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        assert!(kind(Some(prometheus)).starts_with("application/openmetrics-text; version=1.0.0"));
+        for plain in [None, Some("*/*"), Some("text/plain")] {
+            assert_eq!(kind(plain), "text/plain; version=0.0.4; charset=utf-8", "{plain:?}");
+        }
+    }
 }

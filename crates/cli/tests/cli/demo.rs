@@ -110,7 +110,8 @@ fn number(line: &str, word: &str) -> u64 {
     rest.trim_start().split([' ', '\n']).next().unwrap().replace(',', "").parse().unwrap()
 }
 
-/// Collectors stop and come back, one is taken without a word, an agent is killed: every line arrives.
+/// Collectors stop and come back, one is taken without a word, one hangs, one drains, an agent is dropped: every line
+/// arrives.
 #[tokio::test]
 async fn no_line_is_lost_whatever_the_buttons_do() {
     let mut demo =
@@ -135,7 +136,9 @@ async fn no_line_is_lost_whatever_the_buttons_do() {
         "logstash-mumbai/stop-all",
         "logstash-virginia/kill",
         "logstash-virginia/restart-agent",
+        "logstash-virginia/hang",
         "logstash-frankfurt/scale-out",
+        "logstash-frankfurt/scale-in",
         "logstash-frankfurt/spot-kill",
     ] {
         assert_eq!(press(address, button, BY_THE_PAGE).await, 202, "{button}");
@@ -145,7 +148,10 @@ async fn no_line_is_lost_whatever_the_buttons_do() {
         "logstash-mumbai    ! collectors are back; ",
         "logstash-mumbai    ! all ",
         "logstash-virginia  ! pressed: i-",
-        "logstash-virginia  ! killed the agent proxy-",
+        "logstash-virginia  ! dropped the agent proxy-",
+        " hangs for 15 s: it reads nothing, and acks nothing",
+        "logstash-virginia  ! all ",
+        " is terminated, and drains",
         "logstash-frankfurt ! pressed: spot warning for i-",
     ];
     while !missing.is_empty() {

@@ -150,7 +150,7 @@ async fn the_page_shows_every_fleet_on_a_desk_and_on_a_phone() {
         let words =
             ["logstash-mumbai", "logstash-virginia", "logstash-frankfurt", "active", "watchers", "36 agents"];
         page.shows(&words, &[]).await;
-        page.shows(&["sent", "received", "waiting", "missing", "duplicates", "out/s"], &[]).await;
+        page.shows(&["sent", "received", "waiting", "missing", "checked", "duplicates", "out/s"], &[]).await;
         assert_eq!(page.close().await, Vec::<String>::new());
     }
     signal(&demo, rustix::process::Signal::TERM);
@@ -168,7 +168,7 @@ async fn the_demos_flows_move_and_its_buttons_work() {
     let card = "document.querySelector('[data-fleet=logstash-virginia]')";
     for (size, press, says) in [
         ("1280,900", "stop-all", "All collectors are stopped"),
-        ("360,740", "restart-agent", "killed the agent proxy-"),
+        ("360,740", "restart-agent", "dropped the agent proxy-"),
     ] {
         let mut page = Page::open(&url, size).await;
         let received =

@@ -1,12 +1,12 @@
 //! `GET /metrics`. Gauges are read from the fleets when Prometheus asks; nothing is kept twice.
 
-mod text;
-
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::{HeaderMap, StatusCode};
+use http::header::ACCEPT;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use pikepole_api::exposition::negotiated;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -16,7 +16,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::App;
-use super::accept::prefers;
 use super::reply::{Reply, whole};
 use super::route::Route;
 use crate::engine::{Engine, Fleet};
@@ -65,11 +64,9 @@ pub(super) fn reply(app: &Arc<App>, headers: &HeaderMap) -> Reply {
     registry.register_collector(Box::new(Scrape(Arc::clone(app))));
     let mut body = String::new();
     encode(&mut body, &registry).expect("writing to a String cannot fail");
-    if prefers(headers, text::OPENMETRICS, "text/plain") {
-        whole(StatusCode::OK, text::OPENMETRICS_KIND, body.into())
-    } else {
-        whole(StatusCode::OK, text::CLASSIC_KIND, text::classic(&body).into())
-    }
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let (kind, body) = negotiated(body, accept);
+    whole(StatusCode::OK, HeaderValue::from_static(kind), body.into())
 }
 
 /// Reads everything at the time of the scrape.

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::{RETRY_AFTER, WARNING};
+use http::header::{ACCEPT, RETRY_AFTER, WARNING};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use pikepole_api::accept::prefers;
 
 use super::App;
-use super::accept::prefers;
 use super::query::lenient;
 use super::reply::{JSON, Reply, TEXT, text, whole};
 use super::roster::add_freshness;
@@ -110,7 +110,8 @@ fn failure(status: StatusCode) -> Reply {
 }
 
 fn hosts_reply(app: &App, fleet: &Fleet, published: &Published, warn: bool, headers: &HeaderMap) -> Reply {
-    let mut reply = if prefers(headers, "application/json", "text/plain") {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let mut reply = if prefers(accept, "application/json", "text/plain") {
         whole(StatusCode::OK, JSON, published.hosts.clone())
     } else {
         whole(StatusCode::OK, TEXT, published.seed.clone())

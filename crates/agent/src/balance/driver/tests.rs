@@ -200,7 +200,7 @@ async fn a_stop_waits_for_acks_and_gives_the_rest_back() {
     assert_eq!(done.len(), 1, "its ack was waited for: {done:?}");
     assert_eq!(back.len(), 1, "nothing more was taken: {back:?} {done:?}");
     assert!(back.is_disjoint(&done));
-    assert_eq!(running.watches.status.borrow().state, "stopping");
+    assert_eq!(running.watches.status.borrow().state.as_str(), "stopping");
 }
 
 #[tokio::test(start_paused = true)]

@@ -330,7 +330,7 @@ fn with_nobody_there_each_is_tried_every_few_seconds_and_all_stays_in_the_queue(
     (1..=3).for_each(|id| world.mood(id, Mood::Dead));
     world.run(secs(120));
     let status = world.planner.status();
-    assert_eq!(status.state, "no_collector");
+    assert_eq!(status.state.as_str(), "no_collector");
     let kinds: Vec<_> = world.planner.troubles(world.now).iter().map(|t| t.0).collect();
     assert!(kinds.contains(&Kind::NoCollector) && kinds.contains(&Kind::CollectorFailing), "{kinds:?}");
     for collector in &status.collectors {

@@ -10,7 +10,7 @@ use super::Planner;
 use super::batch::Batch;
 use super::endpoint::{Endpoint, Key, Link};
 use super::pace::INITIAL;
-use crate::balance::status::{BalanceStatus, CollectorState, CollectorStatus};
+use crate::balance::status::{BalanceState, BalanceStatus, CollectorState, CollectorStatus};
 use crate::trouble::Kind;
 
 /// Without any collector for so long is trouble, not a restart.
@@ -60,7 +60,7 @@ impl Planner {
     pub(crate) fn status(&self) -> BalanceStatus {
         let totals = self.totals.clone();
         BalanceStatus {
-            state: self.state().into(),
+            state: self.state(),
             revision: self.rosters.back().map(|known| known.revision),
             applied: self.applied(),
             blocks_done: totals.blocks_done,
@@ -102,12 +102,12 @@ impl Planner {
         troubles
     }
 
-    fn state(&self) -> &'static str {
+    fn state(&self) -> BalanceState {
         match () {
-            () if self.is_stopping => "stopping",
-            () if self.rosters.is_empty() => "no_roster",
-            () if self.ups().next().is_none() => "no_collector",
-            () => "sending",
+            () if self.is_stopping => BalanceState::Stopping,
+            () if self.rosters.is_empty() => BalanceState::NoRoster,
+            () if self.ups().next().is_none() => BalanceState::NoCollector,
+            () => BalanceState::Sending,
         }
     }
 }

@@ -3,8 +3,8 @@
 //! simulated: a script that sleeps.
 //!
 //! Not in processes of their own: they share ours, and what one prints. Now and then one hangs in its
-//! reload, or dies and comes back under a new start. To die is to be dropped in the middle: files, and what
-//! the spool had synced, stay.
+//! reload, or dies and comes back under a new start. To die is to be dropped without a stop: nobody says goodbye, and
+//! acks that are under way are lost. It is not `kill -9`: what the spool has taken by then is still committed.
 //!
 //! Invariant: what an agent is told stands in its `agent.toml`, as on a proxy, and nowhere else.
 
@@ -43,7 +43,7 @@ const SPACING: Duration = Duration::from_secs(1);
 const LEAST_SPACING: Duration = Duration::from_millis(500);
 /// For agents to end when the demo does; a reload that hangs then is killed.
 const STOP_TIME: Duration = Duration::from_millis(500);
-/// Until an agent that was killed by a button starts again, as systemd would start it.
+/// Until an agent that was dropped by a button starts again, as systemd would start it.
 const BACK: Duration = Duration::from_secs(2);
 /// Troubles that buttons make, and that collectors make as they come and go: twelve agents would say them.
 const ORDINARY: [&str; 2] = ["collector_failing", "no_collector"];
@@ -240,7 +240,7 @@ impl Agent {
             tokio::select! {
                 ended = &mut running => {
                     if let Err(error) = ended {
-                        tracing::warn!(id, %error, "an agent of the demo did not start");
+                        tracing::warn!(id, %error, "an agent of the demo ended");
                     }
                     return;
                 }

@@ -3,8 +3,9 @@
 //!
 //! Not who does it: proxies, agents, collectors and the group each have a handle on it, and tell.
 //!
-//! Invariants: sent = received + waiting + missing, always and exactly. A line is missing only if it is older
-//! than all that its agent says it still has, in files, under way or in the spool, and no collector has it.
+//! Invariants: sent = received + waiting + missing, always and exactly. A line is missing only if no collector has it
+//! although its agent said that it had read it, and some time later that its spool has nothing as old. Once is not
+//! enough: what an agent says of its parts is not of one moment.
 
 mod after;
 mod show;
@@ -31,6 +32,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const SAMPLE: u32 = 10;
 /// What an agent says of its files is at most a second old, and so is when it says it.
 const SETTLED: Duration = Duration::from_secs(3);
+/// What was read when it said so is in its spool after this time, or gone, and it has told of that.
+const AGAIN: Duration = Duration::from_secs(4);
 /// Between two notes of how much was written.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 /// What was said and not printed yet, at most.
@@ -45,7 +48,7 @@ pub(super) enum Press {
     ScaleIn,
     SpotKill,
     Kill,
-    BlackHole,
+    Hang,
     StopAll,
     RestartAgent,
 }
@@ -58,7 +61,7 @@ impl Press {
             "scale-in" => Self::ScaleIn,
             "spot-kill" => Self::SpotKill,
             "kill" => Self::Kill,
-            "black-hole" => Self::BlackHole,
+            "hang" => Self::Hang,
             "stop-all" => Self::StopAll,
             "restart-agent" => Self::RestartAgent,
             _ => return None,
@@ -73,7 +76,9 @@ struct Proxy {
     ledger: Ledger,
     /// When how many lines were in its files.
     notes: VecDeque<(Instant, u64)>,
-    /// Up to here the agent has nothing any more.
+    /// Up to here the agent has read all, and when it said so.
+    read: Option<(Instant, u64)>,
+    /// Up to here it has nothing any more.
     settled: u64,
     is_running: bool,
     kill: Arc<Notify>,
@@ -82,6 +87,18 @@ struct Proxy {
 impl Proxy {
     fn missing(&self) -> u64 {
         self.ledger.gaps(self.settled)
+    }
+
+    /// The agent says that it has read all there is, and how old the oldest is that its spool has.
+    fn has_read(&mut self, oldest: Duration, now: Instant) {
+        match self.read {
+            // Something in the spool may be what it had read then.
+            Some((at, _)) if now - at < AGAIN + oldest => return,
+            Some((_, upto)) => self.settled = self.settled.max(upto),
+            None => {}
+        }
+        let old = self.notes.front().filter(|(at, _)| now - *at >= SETTLED);
+        self.read = Some((now, old.map_or(0, |(_, written)| *written)));
     }
 
     fn waiting(&self) -> u64 {
@@ -236,21 +253,25 @@ impl Flow {
 
     /// An agent began, or ended.
     pub(super) fn runs(&self, proxy: usize, is_running: bool) {
-        self.lock().proxies[proxy].is_running = is_running;
+        let proxy = &mut self.lock().proxies[proxy];
+        proxy.is_running = is_running;
+        proxy.read = None; // what the one before said is no word of this one
     }
 
     /// An agent says how it is.
     pub(super) fn reported(&self, proxy: usize, status: &Status) {
         let Some(path) = &status.log_path else { return };
         let Some(tail) = path.tail.as_ref().filter(|tail| !tail.sections.is_empty()) else { return };
-        let has_read = tail.sections.iter().all(|section| section.unread_bytes == 0);
-        if !has_read || tail.blocks_under_way > 0 || path.spool.waiting.events > 0 {
-            return;
+        // Before its first look it knows of no file.
+        let has_read = tail.sections.iter().all(|section| section.files > 0 && section.unread_bytes == 0);
+        let oldest = match (path.spool.waiting.events, path.spool.oldest_ms) {
+            (0, _) => Duration::ZERO,
+            (_, Some(ms)) => Duration::from_millis(ms),
+            (_, None) => return,
+        };
+        if has_read && tail.blocks_under_way == 0 {
+            self.lock().proxies[proxy].has_read(oldest, Instant::now());
         }
-        let now = Instant::now();
-        let proxy = &mut self.lock().proxies[proxy];
-        let old = proxy.notes.front().filter(|(at, _)| now - *at >= SETTLED);
-        proxy.settled = proxy.settled.max(old.map_or(0, |(_, written)| *written));
     }
 }
 

@@ -122,7 +122,7 @@ impl Life {
                 self.flow.watch(Duration::ZERO);
                 format!("pressed: {id} is gone, without a warning")
             }),
-            Press::BlackHole => {
+            Press::Hang => {
                 let time = self.pace.some_time(HANG, HANG).max(LEAST_HANG);
                 return match self.spare(LEAST_PRESSED) {
                     Some(id) => self.flow.hang(&id, time),

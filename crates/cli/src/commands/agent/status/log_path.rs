@@ -1,6 +1,10 @@
 //! The log path in `pikepole agent status`: where events come from, where they wait, who takes them.
 
-use pikepole_agent::status::{CollectorState, CollectorStatus, LogPathStatus, SpoolStatus};
+use std::collections::BTreeMap;
+
+use pikepole_agent::status::{
+    CollectorState, CollectorStatus, LogPathStatus, SpoolState, SpoolStatus, TailStatus,
+};
 
 use super::size;
 use crate::commands::short;
@@ -8,14 +12,21 @@ use crate::table::Table;
 
 pub(super) fn log_path(status: &LogPathStatus, width: Option<usize>) -> String {
     let mut text = format!("\n{}", sources(status).render(width));
+    text.extend(status.tail.iter().map(errors));
     text.push_str(&spool(&status.spool));
     let dead = &status.dead_letters;
     if dead.kept > 0 {
         text.push_str(&format!("DEAD LETTERS {} since the start, in {}\n", dead.kept, dead.file));
     }
+    if dead.given_up > 0 {
+        text.push_str(&format!("DEAD LETTERS LOST {}: newer ones took their place\n", dead.given_up));
+    }
+    if let Some(why) = &dead.failing {
+        text.push_str(&format!("DEAD LETTERS cannot be written, and block what they came with: {why}\n"));
+    }
     let collectors = &status.collectors;
     if collectors.collectors.is_empty() {
-        text.push_str(&format!("\ncollectors: none ({})\n", collectors.state));
+        text.push_str(&format!("\ncollectors: none ({})\n", collectors.state.as_str()));
     } else {
         text.push_str(&format!("\n{}", table(&collectors.collectors).render(width)));
     }
@@ -38,6 +49,9 @@ fn sources(status: &LogPathStatus) -> Table {
         if section.pinned_deleted_bytes > 0 {
             now.push_str(&format!(", {} held by deleted ones", size(section.pinned_deleted_bytes)));
         }
+        if section.rest_missing > 0 {
+            now.push_str(&format!(", the rest of {} truncated ones is nowhere", section.rest_missing));
+        }
         if section.errors_total > 0 {
             now.push_str(&format!(", {} ERRORS", section.errors_total));
         }
@@ -52,8 +66,24 @@ fn sources(status: &LogPathStatus) -> Table {
     table
 }
 
+/// The first error of each section, and of the folders.
+fn errors(tail: &TailStatus) -> String {
+    let sections = tail.sections.iter().map(|section| &section.errors);
+    let line = |errors: &BTreeMap<String, String>| {
+        let (path, error) = errors.first_key_value()?;
+        let more = if errors.len() > 1 { format!(" ({} more)", errors.len() - 1) } else { String::new() };
+        Some(format!("tail TROUBLE {path}: {error}{more}\n"))
+    };
+    sections.chain([&tail.errors]).filter_map(line).collect()
+}
+
 fn spool(spool: &SpoolStatus) -> String {
-    let state = if spool.state == "ok" { "ok".into() } else { spool.state.to_uppercase() };
+    let state = match spool.state {
+        SpoolState::Ok => "ok",
+        SpoolState::Full => "FULL",
+        SpoolState::Failing if spool.is_full => "FAILING, FULL",
+        SpoolState::Failing => "FAILING",
+    };
     let oldest =
         spool.oldest_ms.map(|ms| format!(", the oldest for {}", short(ms / 1000))).unwrap_or_default();
     let full = spool.full_in_seconds.map(|s| format!(", full in {}", short(s))).unwrap_or_default();
@@ -65,6 +95,9 @@ fn spool(spool: &SpoolStatus) -> String {
     );
     if let Some(trouble) = &spool.trouble {
         text.push_str(&format!("spool TROUBLE: {trouble}\n"));
+    }
+    if spool.damaged_bytes > 0 {
+        text.push_str(&format!("spool DAMAGED: {}\n", size(spool.damaged_bytes)));
     }
     let lost = [("DROPPED to make room", spool.dropped), ("LOST to damage", spool.damaged)];
     for (what, amount) in lost.into_iter().filter(|(_, amount)| amount.blocks > 0) {
@@ -102,7 +135,9 @@ fn table(collectors: &[CollectorStatus]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use pikepole_agent::status::{Amount, BalanceStatus, RelayStatus, SectionStatus, TailStatus};
+    use pikepole_agent::status::{
+        Amount, BalanceState, BalanceStatus, DeadLetterStatus, RelayStatus, SectionStatus,
+    };
 
     use super::*;
 
@@ -117,7 +152,8 @@ mod tests {
             ..SectionStatus::default()
         };
         let spool = SpoolStatus {
-            state: "full".into(),
+            state: SpoolState::Full,
+            is_full: true,
             waiting: Amount { blocks: 2, events: 16, event_bytes: 100 },
             oldest_ms: Some(65_000),
             disk_bytes: 1 << 30,
@@ -130,7 +166,7 @@ mod tests {
             relay: Some(relay),
             tail: Some(TailStatus { sections: vec![section], ..TailStatus::default() }),
             spool,
-            collectors: BalanceStatus { state: "no_collector".into(), ..BalanceStatus::default() },
+            collectors: BalanceStatus { state: BalanceState::NoCollector, ..BalanceStatus::default() },
             ..LogPathStatus::default()
         };
         let text = log_path(&status, Some(80));
@@ -144,5 +180,39 @@ mod tests {
             assert!(text.contains(words), "{words}:\n{text}");
         }
         assert!(!text.contains("LOST") && !text.contains("DEAD LETTERS"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_and_what_is_lost_of_dead_letters_is_named() {
+        let error = |path: &str, error: &str| (path.to_string(), error.to_string());
+        let section = SectionStatus {
+            paths: vec!["/l/*.log".into()],
+            rest_missing: 1,
+            errors_total: 25,
+            errors: [error("/l/b.log", "denied"), error("/l/a.log", "Permission denied")].into(),
+            ..SectionStatus::default()
+        };
+        let errors = [error("/m", "not a directory")].into();
+        let dead_letters = DeadLetterStatus {
+            kept: 9,
+            given_up: 4,
+            failing: Some("no space".into()),
+            ..DeadLetterStatus::default()
+        };
+        let status = LogPathStatus {
+            tail: Some(TailStatus { sections: vec![section], errors, ..TailStatus::default() }),
+            dead_letters,
+            ..LogPathStatus::default()
+        };
+        let text = log_path(&status, Some(200));
+        for words in [
+            "the rest of 1 truncated ones is nowhere, 25 ERRORS",
+            "tail TROUBLE /l/a.log: Permission denied (1 more)\n",
+            "tail TROUBLE /m: not a directory\n",
+            "DEAD LETTERS LOST 4: newer ones",
+            "DEAD LETTERS cannot be written, and block what they came with: no space",
+        ] {
+            assert!(text.contains(words), "{words}:\n{text}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{Flow, State, Totals};
 
 /// After a collector began to hang: lines that are stuck in it shall count as well.
 const STUCK: Duration = Duration::from_secs(2);
-/// After an agent was killed: what its proxy writes before it is back shall count as well.
+/// After an agent was dropped: what its proxy writes before it is back shall count as well.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// Watches that what waited is delivered.
@@ -53,17 +53,17 @@ impl Flow {
         self.watch(STUCK);
     }
 
-    /// Kills the agent of one proxy that runs; `pick` is told how many there are.
+    /// Drops the agent of one proxy that runs, without a stop; `pick` is told how many there are.
     pub(in super::super) fn kill_agent(&self, pick: impl FnOnce(usize) -> usize) {
         let state = self.lock();
         let running: Vec<_> = state.proxies.iter().filter(|proxy| proxy.is_running).collect();
         if running.is_empty() {
             drop(state);
-            return self.say("no agent runs that could be killed".into());
+            return self.say("no agent runs that could be dropped".into());
         }
         let proxy = running[pick(running.len())];
         proxy.kill.notify_one();
-        let words = format!("killed the agent {}, in the middle; it starts again", proxy.id);
+        let words = format!("dropped the agent {} without a stop; it starts again", proxy.id);
         drop(state);
         self.say(words);
         self.watch(AWAY);

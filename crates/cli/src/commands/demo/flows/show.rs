@@ -24,7 +24,7 @@ pub(in super::super) struct Shown {
     waiting: u64,
     missing: u64,
     duplicates: u64,
-    /// Of the lines sent, those that their agents have not any more: only they can be missing.
+    /// Of the lines sent, those that their agents have not any more: only they are checked for being missing.
     settled: u64,
     /// Lines that nobody wrote.
     foreign: u64,

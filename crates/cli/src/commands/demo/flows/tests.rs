@@ -13,11 +13,18 @@ fn flow() -> (Flow, mpsc::Receiver<Press>) {
 }
 
 fn status(unread: u64, waiting: u64) -> Status {
-    let section = SectionStatus { unread_bytes: unread, ..SectionStatus::default() };
+    let section = SectionStatus { files: 1, unread_bytes: unread, ..SectionStatus::default() };
     let tail = TailStatus { sections: vec![section], ..TailStatus::default() };
     let mut path = LogPathStatus { tail: Some(tail), ..LogPathStatus::default() };
     path.spool.waiting.events = waiting;
     Status { log_path: Some(path), ..Status::default() }
+}
+
+/// The oldest of them for so long.
+fn waits(events: u64, oldest_ms: u64) -> Status {
+    let mut status = status(0, events);
+    status.log_path.as_mut().unwrap().spool.oldest_ms = Some(oldest_ms);
+    status
 }
 
 fn id() -> InstanceId {
@@ -46,6 +53,16 @@ async fn a_line_is_missing_only_if_its_agent_has_nothing_older_any_more() {
         assert_eq!(flow.totals(), totals(10, 9, 1, 0, 0));
     }
     flow.reported(0, &status(0, 0));
+    advance(Duration::from_secs(1)).await;
+    flow.reported(0, &status(0, 0));
+    assert_eq!(flow.totals(), totals(10, 9, 1, 0, 0), "it may be between two parts that told at two moments");
+    advance(Duration::from_secs(3)).await;
+    for has_it in [Status::default(), status(1, 0), waits(1, 100)] {
+        flow.reported(0, &has_it);
+        assert_eq!(flow.totals(), totals(10, 9, 1, 0, 0));
+    }
+    advance(Duration::from_secs(1)).await;
+    flow.reported(0, &waits(1, 900)); // of a line that came later
     assert_eq!(flow.totals(), totals(10, 9, 0, 1, 0));
     // What was written since is not judged by what was said before.
     flow.write(0, 5);
@@ -53,6 +70,31 @@ async fn a_line_is_missing_only_if_its_agent_has_nothing_older_any_more() {
     assert_eq!(flow.totals(), totals(15, 9, 5, 1, 0));
     arrive(&flow, [4, 11, 11]);
     assert_eq!(flow.totals(), totals(15, 11, 4, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_that_came_back_has_read_and_not_told_of_yet_is_not_missing() {
+    let (flow, _presses) = flow();
+    flow.write(0, 10);
+    flow.wrote(0);
+    advance(Duration::from_secs(60)).await;
+    flow.reported(0, &status(0, 0));
+    flow.runs(0, false);
+    flow.runs(0, true);
+    // It has looked at no file yet.
+    let mut before = status(0, 0);
+    before.log_path.as_mut().unwrap().tail.as_mut().unwrap().sections[0].files = 0;
+    flow.reported(0, &before);
+    advance(Duration::from_secs(9)).await;
+    // It has read them, and told of its spool before.
+    flow.reported(0, &status(0, 0));
+    assert_eq!(flow.totals(), totals(10, 0, 10, 0, 0));
+    advance(Duration::from_secs(30)).await;
+    flow.reported(0, &waits(10, 29_000));
+    assert_eq!(flow.totals(), totals(10, 0, 10, 0, 0), "they are older than what it read then");
+    arrive(&flow, 1..=10);
+    flow.reported(0, &status(0, 0));
+    assert_eq!((flow.totals(), flow.lock().proxies[0].settled), (totals(10, 10, 0, 0, 0), 10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,9 +15,9 @@ const BUTTONS = [
   ['scale-in', 'Scale in', 'Terminate a collector. It drains: agents wait for its acks, then its hook is completed.'],
   ['spot-kill', 'Spot-kill', 'EC2 warns that it takes a collector, and takes it two minutes later (less with --speed).'],
   ['kill', 'Kill at once', 'A collector is gone without a warning: its connections are reset.'],
-  ['black-hole', 'Black-hole', 'A collector hangs: its connections stay, but it reads and acks nothing. Agents leave it after 10 s of silence.'],
+  ['hang', 'Hang one', 'A collector hangs: its connections stay, but it reads and acks nothing. Agents leave it after 10 s of silence.'],
   ['stop-all', 'Stop all 30 s', 'Every collector is stopped, and starts again after 30 s (less with --speed). Everything waits on the proxies’ disks.'],
-  ['restart-agent', 'Kill an agent', 'An agent ends in the middle, as by kill -9, and starts again 2 s later.'],
+  ['restart-agent', 'Drop an agent', 'An agent ends without a stop: acks under way are lost, so that some lines come twice. It starts again 2 s later.'],
 ];
 const WORDS = { // short for a pillar, long for who points at it
   __proto__: null, takes: ['', 'takes lines'], hangs: ['hangs', 'hangs'], starts: ['boots', 'starts'],
@@ -47,11 +47,13 @@ function makeAccount(cls) {
   const cell = (name) => { const b = h('b'); return { b, el: h('span', `n-${name}`, b, ` ${name}`) }; };
   const [sent, received, waiting, missing, duplicates] = ['sent', 'received', 'waiting', 'missing', 'duplicates'].map(cell);
   const sum = h('span', 'sum', sent.el, h('i', '', '='), received.el, h('i', '', '+'), waiting.el);
-  return { el: h('p', cls, sum, h('span', 'ends', missing.el, duplicates.el)), sent, received, waiting, missing, duplicates };
+  const checked = h('span', 'n-checked');
+  checked.title = 'Only lines that the agents have not any more can be checked: they have arrived, or are missing.';
+  return { el: h('p', cls, sum, h('span', 'ends', missing.el, checked, duplicates.el)), sent, received, waiting, missing, checked, duplicates };
 }
 function drawAccount(account, numbers) {
   for (const key of ['sent', 'received', 'waiting', 'missing', 'duplicates']) put(account[key].b, num(numbers[key]));
-  account.missing.el.title = `of the ${num(numbers.settled)} lines that the agents have not any more`;
+  put(account.checked, `of ${num(numbers.settled)} checked`);
   account.missing.el.classList.toggle('bad', numbers.missing > 0);
   account.waiting.el.classList.toggle('much', numbers.waiting > 1_500);
 }
@@ -145,8 +147,9 @@ const grid = h('div', 'flow-grid');
 const why = h('details', 'why', h('summary', '', 'How is this counted?'), h('p', '',
   'Every line that a simulated proxy writes into its access log has a number, and every collector notes each number it gets. ' +
   'Sent: lines written. Received: numbers that some collector has, each counted once. ' +
-  'Waiting: in the file, under way, or on the disk in the agent’s spool. ' +
-  'Missing: a number that no collector has although it is older than everything its agent still has; sent = received + waiting + missing, exactly. ' +
+  'Missing: a number that no collector has although its agent said that it had read the line, and seconds later that its spool has nothing as old. ' +
+  'So lines are checked some seconds after they were written; how many were is shown beside it. ' +
+  'Waiting: the rest, in the file, under way, or on the disk in the agent’s spool: sent − received − missing. ' +
   'Duplicates: numbers that came again, because delivery is at least once: what was not acked is sent again.'));
 const section = h('section', 'demo', h('div', 'demo-head', h('h2', '', 'Every line'), total.el, why), grid);
 section.id = 'demo';

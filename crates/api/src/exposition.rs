@@ -5,21 +5,28 @@
 //! They differ in little: the classic one names a counter with its `_total` in `HELP` and `TYPE` too, and
 //! knows neither `UNIT` nor an end mark.
 
-use http::HeaderValue;
+use crate::accept::prefers;
 
-/// The type of OpenMetrics, as the `Accept` header names it.
-pub(super) const OPENMETRICS: &str = "application/openmetrics-text";
-
+/// OpenMetrics, as an `Accept` header names it.
+const OPENMETRICS: &str = "application/openmetrics-text";
 /// What an answer in OpenMetrics is called.
-pub(super) const OPENMETRICS_KIND: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OPENMETRICS_KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// What an answer in the classic format is called.
-pub(super) const CLASSIC_KIND: HeaderValue =
-    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const CLASSIC_KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The type and the text for whoever sent these `Accept` headers: OpenMetrics if they name it, as Prometheus' do;
+/// the classic text for all others.
+pub fn negotiated<'a>(openmetrics: String, accept: impl Iterator<Item = &'a str>) -> (&'static str, String) {
+    if prefers(accept, OPENMETRICS, "text/plain") {
+        (OPENMETRICS_KIND, openmetrics)
+    } else {
+        (CLASSIC_KIND, classic(&openmetrics))
+    }
+}
 
 /// OpenMetrics as our library writes it (`HELP` before `TYPE`; gauges and counters only) in the classic
 /// format.
-pub(super) fn classic(openmetrics: &str) -> String {
+fn classic(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len() + 1024);
     let mut help = None;
     for line in openmetrics.lines() {
