@@ -2,8 +2,8 @@
 //!
 //! Not the choice among collectors.
 //!
-//! Invariant: each time limit runs only while something is in flight, and from a moment at which the
-//! collector could have answered.
+//! Invariant: each time limit runs only while the collector has something to answer: from the first bytes of a
+//! window that are written.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -13,12 +13,15 @@ use tokio::time::Instant;
 
 use super::Policy;
 use super::batch::Batch;
-use super::pace::{Latency, Limit};
+use super::pace::{Latency, Limit, MOST};
 
 /// Between two looks at what the kernel knows of a connection with something in flight.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A second ack of a window comes right behind the first, if at all.
 const TRIAL: Duration = Duration::from_millis(50);
+/// A collector whose acks could not be told apart gets one window at a time for so long: every try of more costs
+/// the time of `silence`.
+const CAREFUL: Duration = Duration::from_secs(600);
 /// What a vanished host had is elsewhere when `user_timeout` is over: it is left by so much of it earlier.
 const MARGIN: u32 = 16;
 
@@ -113,10 +116,29 @@ pub(crate) enum Path {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) number: u64,
-    pub(super) batch: Batch,
+    /// Usually one; small blocks that waited share a window.
+    pub(super) batches: Vec<Batch>,
     pub(super) bytes: u64,
     pub(super) sent: Instant,
     pub(super) alone: bool,
+    pub(super) stage: Stage,
+}
+
+impl Flight {
+    pub(super) fn events(&self) -> u64 {
+        self.batches.iter().map(|batch| u64::from(batch.events())).sum()
+    }
+}
+
+/// How far a window is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// It waits for those before it, or for the disk: the collector knows nothing of it.
+    Planned,
+    /// Its first bytes are written.
+    Begun,
+    /// All of it is.
+    Written,
 }
 
 /// Whether a collector acks each window once. One that does it twice cannot be told from one that has the next
@@ -141,6 +163,8 @@ pub(super) struct Up {
     pub(super) limit: Limit,
     /// Windows that were acked.
     pub(super) windows: u64,
+    /// Windows in flight, however fast it is.
+    most: usize,
     /// The last ack frame, or when something was in flight again.
     heard: Instant,
     /// The last completed window, or when something was in flight again.
@@ -151,7 +175,7 @@ pub(super) struct Up {
 }
 
 impl Up {
-    pub(super) fn new(conn: u64, now: Instant) -> Self {
+    pub(super) fn new(conn: u64, most: usize, now: Instant) -> Self {
         Self {
             conn,
             since: now,
@@ -159,6 +183,7 @@ impl Up {
             bytes: 0,
             limit: Limit::default(),
             windows: 0,
+            most,
             heard: now,
             progressed: now,
             owing: None,
@@ -172,7 +197,7 @@ impl Up {
         let most = match self.trial {
             Trial::First => 1,
             Trial::Until(_) => 0,
-            Trial::Over => self.limit.get(),
+            Trial::Over => self.limit.get().min(self.most),
         };
         self.flight.len() < most && !self.flight.front().is_some_and(|flight| flight.alone)
     }
@@ -185,18 +210,33 @@ impl Up {
     }
 
     pub(super) fn sent(&mut self, flight: Flight) {
-        if self.flight.is_empty() {
-            (self.heard, self.progressed) = (flight.sent, flight.sent);
-            self.probe_at = flight.sent + PROBE_EVERY;
-        }
         self.bytes += flight.bytes;
         self.flight.push_back(flight);
         self.limit.sent(self.flight.len());
     }
 
-    /// The window was written whole: from now on the host owes an acknowledgement.
-    pub(super) const fn written(&mut self, now: Instant) {
+    /// The first bytes of a window are written. The collector has something to answer from then on.
+    pub(super) fn begun(&mut self, number: u64, now: Instant) -> Option<&Flight> {
+        if !self.owes() {
+            (self.heard, self.progressed) = (now, now);
+            self.probe_at = now + LOOK_EVERY;
+        }
+        let flight = self.flight.iter_mut().find(|flight| flight.number == number)?;
+        flight.stage = flight.stage.max(Stage::Begun);
+        Some(flight)
+    }
+
+    /// A window was written whole: from now on the host owes an acknowledgement.
+    pub(super) fn written(&mut self, number: u64, now: Instant) {
         self.probe_at = now;
+        if let Some(flight) = self.flight.iter_mut().find(|flight| flight.number == number) {
+            flight.stage = Stage::Written;
+        }
+    }
+
+    /// Whether the collector has anything to answer. Windows are written in their order.
+    fn owes(&self) -> bool {
+        self.flight.front().is_some_and(|flight| flight.stage > Stage::Planned)
     }
 
     pub(super) const fn frame(&mut self, now: Instant) {
@@ -222,11 +262,17 @@ impl Up {
         }
     }
 
+    fn forgive(&mut self, late: Duration, now: Instant) {
+        for at in [&mut self.heard, &mut self.progressed].into_iter().chain(&mut self.owing) {
+            *at = (*at + late).min(now);
+        }
+    }
+
     /// Whether the kernel should be asked now; once per time.
     pub(super) fn probe(&mut self, now: Instant) -> bool {
-        let due = !self.flight.is_empty() && self.probe_at <= now;
+        let due = self.owes() && self.probe_at <= now;
         if due {
-            self.probe_at = now + PROBE_EVERY;
+            self.probe_at = now + LOOK_EVERY;
         }
         due
     }
@@ -246,7 +292,7 @@ impl Up {
 
     /// When the connection is left, and why, if nothing is heard until then.
     pub(super) fn deadline(&self, policy: &Policy) -> Option<(Instant, Why)> {
-        if self.flight.is_empty() {
+        if !self.owes() {
             return None;
         }
         let silence = (self.heard + policy.silence, Why::Silence);
@@ -283,7 +329,9 @@ pub(super) struct Counts {
     pub(super) bytes_sent: u64,
     pub(super) bytes_acked: u64,
     pub(super) events_resent: u64,
+    pub(super) bytes_resent: u64,
     pub(super) events_dead_lettered: u64,
+    pub(super) bytes_dead_lettered: u64,
 }
 
 /// One collector.
@@ -299,6 +347,9 @@ pub(super) struct Endpoint {
     pub(super) failed: Option<Instant>,
     pub(super) retry: Instant,
     pub(super) last_up: Option<Instant>,
+    pub(super) last_ack: Option<Instant>,
+    /// Until then it gets one window at a time.
+    pub(super) careful: Option<Instant>,
     pub(super) latency: Latency,
     pub(super) counts: Counts,
     pub(super) last_error: Option<String>,
@@ -315,6 +366,8 @@ impl Endpoint {
             failed: None,
             retry: now,
             last_up: None,
+            last_ack: None,
+            careful: None,
             latency: Latency::default(),
             counts: Counts::default(),
             last_error: None,
@@ -335,12 +388,38 @@ impl Endpoint {
         }
     }
 
+    /// A connection stands.
+    pub(super) fn connected(&mut self, conn: u64, now: Instant) {
+        let most = if self.careful.is_some_and(|until| until > now) { 1 } else { MOST };
+        self.link = Link::Up(Box::new(Up::new(conn, most, now)));
+        self.last_up = Some(now);
+        self.counts.connects += 1;
+    }
+
+    /// A connection ended. If the collector answers several windows with one ack, as some versions of Vector do,
+    /// that ack is too high, or one of them is never acked: only with one window at a time it is understood.
+    pub(super) fn learn(&mut self, up: &Up, why: Why, now: Instant) {
+        if matches!(why, Why::BadAck | Why::Silence) && up.flight.len() > 1 {
+            self.careful = Some(now + CAREFUL);
+        }
+    }
+
     pub(super) const fn conn(&self) -> Option<u64> {
         match &self.link {
             Link::Down => None,
             Link::Connecting { conn, .. } => Some(*conn),
             Link::Up(up) => Some(up.conn),
         }
+    }
+
+    /// So much time did not count.
+    pub(super) fn forgive(&mut self, late: Duration, now: Instant) {
+        match &mut self.link {
+            Link::Down => {}
+            Link::Connecting { since, .. } => *since = (*since + late).min(now),
+            Link::Up(up) => up.forgive(late, now),
+        }
+        self.gone = self.gone.map(|gone| (gone + late).min(now));
     }
 
     /// Whether something unacked is there.

@@ -1,3 +1,4 @@
+mod lives;
 mod world;
 
 use pikepole_api::v1::MemberState::{Active, Draining, LastResort};
@@ -131,14 +132,26 @@ fn one_window() -> (Planner, Instant, u64, u64) {
     assert_eq!(planner.poll(now), [Action::Fetch]);
     planner.block(Seq(0), WINDOW, BYTES);
     let number = planner.poll(now).iter().find_map(send).unwrap();
+    planner.begun(conns[0], number, now);
     (planner, now, conns[0], number)
+}
+
+/// Time passes, and the planner is asked in time; what it says at the end.
+fn pass(planner: &mut Planner, time: Duration, now: &mut Instant) -> Vec<Action> {
+    let end = *now + time;
+    while let Some(next) = planner.next_wake().filter(|next| *next < end) {
+        *now = next.max(*now + ms(1));
+        planner.poll(*now);
+    }
+    *now = end;
+    planner.poll(end)
 }
 
 /// An ack that came twice passes for that of the next window. So there is none yet when it comes.
 #[test]
 fn the_first_window_goes_alone_and_the_next_when_a_doubled_ack_would_have_come() {
     let (mut planner, now, conn, number) = one_window();
-    planner.written(conn, now);
+    planner.written(conn, number, now);
     planner.block(Seq(1), WINDOW, BYTES);
     assert_eq!(planner.poll(now).iter().find_map(send), None, "one at a time");
     let acked = now + ms(5);
@@ -186,11 +199,11 @@ fn closed_after(
 
 #[test]
 fn the_time_limits_are_met_exactly() {
-    let (mut planner, now, conn, _) = one_window();
-    planner.written(conn, now);
+    let (mut planner, now, conn, number) = one_window();
+    planner.written(conn, number, now);
     assert_eq!(closed_after(&mut planner, now, conn, Path::Data), ms(1_875), "nothing acknowledged since");
-    let (mut planner, now, conn, _) = one_window();
-    planner.written(conn, now);
+    let (mut planner, now, conn, number) = one_window();
+    planner.written(conn, number, now);
     let was_idle = |since| Path::Data(since + secs(60));
     assert_eq!(closed_after(&mut planner, now, conn, was_idle), ms(1_875), "it was idle for a minute before");
     let (mut planner, now, conn, _) = one_window();
@@ -231,11 +244,11 @@ fn nothing_in_flight_means_no_limit() {
 
 #[test]
 fn a_late_ack_from_the_old_place_is_taken_once() {
-    let (mut planner, now, first, number) = one_window();
+    let (mut planner, mut now, first, number) = one_window();
     let second = first + 1;
     planner.connected(second, now);
-    let later = now + secs(10);
-    let actions = planner.poll(later);
+    let actions = pass(&mut planner, secs(10), &mut now);
+    let later = now;
     assert!(actions.contains(&Action::Close { conn: first }));
     let again = actions.iter().find_map(send).expect("it goes elsewhere at once");
     planner.acked(first, number, later);
@@ -424,7 +437,7 @@ fn one_bad_event_among_many_is_found_by_three_collectors_and_the_rest_goes_on() 
     assert!(per_second > 20.0, "{per_second} blocks a second meanwhile");
     assert_eq!(world.dead, [(Seq(30), 1_234)]);
     let kinds: Vec<_> = world.planner.troubles(world.now).into_iter().map(|t| t.0).collect();
-    assert_eq!(kinds, [Kind::EventsDeadLettered]);
+    assert_eq!(kinds, []);
 }
 
 #[test]
@@ -470,7 +483,7 @@ fn collectors_that_take_nothing_at_all_prove_nothing() {
 #[test]
 fn a_dead_letter_that_cannot_be_kept_is_tried_again() {
     let (mut planner, now, conn, number) = one_window();
-    planner.unsendable(conn, number, Unsendable::Malformed("no lines".into()));
+    planner.unsendable(conn, number, Seq(0), Unsendable::Malformed("no lines".into()));
     let letter = |actions: &[Action]| {
         actions.iter().find_map(|a| match a {
             Action::DeadLetter { batch, whole: true, .. } => Some(*batch),
@@ -491,7 +504,7 @@ fn a_dead_letter_that_cannot_be_kept_is_tried_again() {
 #[test]
 fn what_the_queue_has_no_more_is_counted() {
     let (mut planner, now, conn, number) = one_window();
-    planner.unsendable(conn, number, Unsendable::Gone);
+    planner.unsendable(conn, number, Seq(0), Unsendable::Gone);
     planner.poll(now);
     assert!(planner.is_idle());
     assert_eq!(planner.status().events_gone, u64::from(WINDOW));

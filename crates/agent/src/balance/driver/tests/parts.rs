@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::balance::{
-    Ack, Connection, DeadLetters, Dial, Encode, Key, Letter, LinkError, Read, Source, Why, Write,
+    Ack, Connection, DeadLetters, Dial, Encode, Key, Letter, LinkError, Part, Read, Source, Why, Write,
 };
 use crate::config::Order;
 
@@ -78,11 +77,15 @@ pub(super) struct Bytewise;
 impl Encode for Bytewise {
     type Window = Bytes;
 
-    fn encode(&mut self, block: &Block, events: Range<u32>) -> Result<Bytes, String> {
-        if block.body.first() == Some(&GARBAGE) {
-            return Err("garbage".into());
+    fn encode(&mut self, parts: &[Part]) -> Result<Bytes, (Seq, String)> {
+        let mut window = Vec::new();
+        for Part { block, events } in parts {
+            if block.body.first() == Some(&GARBAGE) {
+                return Err((block.seq, "garbage".into()));
+            }
+            window.extend_from_slice(&block.body[events.start as usize..events.end as usize]);
         }
-        Ok(block.body.slice(events.start as usize..events.end as usize))
+        Ok(window.into())
     }
 
     fn event(&mut self, block: &Block, index: u32) -> Result<Bytes, String> {
