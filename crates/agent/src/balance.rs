@@ -22,7 +22,7 @@ use pikepole_spool::{Block, Seq};
 use crate::config::{CollectorsConfig, Order};
 
 pub(crate) use driver::{Balancer, Watches};
-pub(crate) use path::{PathProbe, kernel_tells, path_probe};
+pub(crate) use path::{PathProbe, path_probe};
 pub(crate) use planner::{Key, Policy, Why};
 
 /// The queue.

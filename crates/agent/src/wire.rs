@@ -74,9 +74,9 @@ impl Encode for Wire {
         }
         let mut encoder = std::mem::take(&mut self.encoder);
         encoder.begin(self.level);
-        let read = parts.iter().try_for_each(|part| {
-            self.append(part, &mut encoder).map_err(|why| (part.block.seq, why))
-        });
+        let read = parts
+            .iter()
+            .try_for_each(|part| self.append(part, &mut encoder).map_err(|why| (part.block.seq, why)));
         let window = encoder.finish();
         self.encoder = encoder;
         read.map(|()| window)
@@ -146,7 +146,10 @@ mod tests {
         let parts = [part(&block(), 0..3), part(&other, 1..2)].concat();
         let window = wire.encode(&parts).unwrap();
         let expected = [&EVENTS[..], &EVENTS[1..2]].concat();
-        assert_eq!((read(&window), window.events, window.compressed), (expected.iter().map(|e| (*e).into()).collect(), 4, true));
+        assert_eq!(
+            (read(&window), window.events, window.compressed),
+            (expected.iter().map(|e| (*e).into()).collect(), 4, true)
+        );
         let bad = Block { seq: Seq(7), kind: 9, ..block() };
         let parts = [part(&block(), 0..3), part(&bad, 0..3), part(&other, 0..3)].concat();
         assert_eq!(wire.encode(&parts).unwrap_err().0, Seq(7));

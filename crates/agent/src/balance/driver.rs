@@ -253,7 +253,8 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
             }
             Action::Close { conn } => _ = self.links.remove(&conn),
             Action::Send { conn, number, batches } => {
-                let parts = batches.into_iter().map(|batch| (batch, self.blocks.remove(&batch.seq))).collect();
+                let parts =
+                    batches.into_iter().map(|batch| (batch, self.blocks.remove(&batch.seq))).collect();
                 // If the writer has ended, its reason is on its way, and brings this window back.
                 if let Some(jobs) = self.links.get(&conn).and_then(|link| link.jobs.as_ref()) {
                     jobs.push(Job { number, parts });

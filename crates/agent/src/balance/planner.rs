@@ -17,6 +17,8 @@ mod endpoint;
 mod links;
 mod pace;
 mod suspects;
+mod suspicion;
+mod up;
 mod view;
 mod windows;
 
@@ -28,8 +30,9 @@ use pikepole_spool::Seq;
 use tokio::time::Instant;
 
 pub(crate) use batch::Batch;
-pub(crate) use endpoint::{Key, Path, Why};
+pub(crate) use endpoint::{Key, Why};
 pub(in crate::balance) use pace::MOST as MOST_WINDOWS;
+pub(crate) use up::Path;
 
 use batch::{Place, Pool};
 use endpoint::Endpoint;
@@ -299,13 +302,13 @@ impl Planner {
         }
     }
 
-    fn up_mut(&mut self, conn: u64) -> Option<&mut endpoint::Up> {
+    fn up_mut(&mut self, conn: u64) -> Option<&mut up::Up> {
         let key = self.conns.get(&conn)?;
         self.endpoints.get_mut(key)?.up_mut()
     }
 
     /// The collectors that something new may be sent to now.
-    fn ups(&self) -> impl Iterator<Item = (&Arc<Key>, &endpoint::Up)> {
+    fn ups(&self) -> impl Iterator<Item = (&Arc<Key>, &up::Up)> {
         let wanted = self.endpoints.iter().filter(|(_, endpoint)| endpoint.wanted);
         wanted.filter_map(|(key, endpoint)| endpoint.up().map(|up| (key, up)))
     }

@@ -109,12 +109,8 @@ impl<E: Encode> Encoders<E> {
 }
 
 /// Encodes and writes windows until the connection fails or is dropped.
-pub(super) async fn write<S, E, W, R>(
-    conn: u64,
-    mut writer: W,
-    jobs: Arc<Jobs>,
-    tools: Tools<S, E, W, R>,
-) where
+pub(super) async fn write<S, E, W, R>(conn: u64, mut writer: W, jobs: Arc<Jobs>, tools: Tools<S, E, W, R>)
+where
     S: Source,
     E: Encode,
     W: Write<E::Window>,

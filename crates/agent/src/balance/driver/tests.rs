@@ -174,6 +174,25 @@ async fn a_body_without_events_is_kept_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_while_a_dead_letter_is_kept_does_not_strand_its_block() {
+    let running = start(&[(1, FAST)]);
+    running.letters.1.store(true, std::sync::atomic::Ordering::Relaxed);
+    running.queue.push(0, &[GARBAGE, 7, 7]);
+    running.until_done(1, 10).await;
+    assert_eq!(running.letters.0.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_blocks_do_not_wait_for_an_ack_each() {
+    let running = start(&[(1, Manner::Acks(Duration::from_millis(500)))]);
+    (0..2_000).for_each(|seq| running.queue.push(seq, &[1]));
+    // One ack for each of them would be 1,000 s.
+    running.until_done(2_000, 60).await;
+    let taken: u64 = running.net.taken.lock().unwrap().values().sum();
+    assert_eq!(taken, 2_000, "each once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_block_that_the_queue_dropped_meanwhile_is_counted_and_forgotten() {
     let running = start(&[(1, Manner::Silent)]);
     running.fill(0..2);

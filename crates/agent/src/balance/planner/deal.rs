@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::batch::Batch;
-use super::endpoint::{Endpoint, Flight, Key, Stage, Up};
+use super::endpoint::{Endpoint, Key};
+use super::up::{Flight, Stage, Up};
 use super::{Action, MOST_WINDOWS, Planner};
 
 /// Parts in the planner's hands, however small they are.

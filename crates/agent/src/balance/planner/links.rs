@@ -9,8 +9,10 @@ use std::time::Duration;
 use pikepole_api::v1;
 use tokio::time::Instant;
 
-use super::batch::{Place, Strike, Suspicion};
-use super::endpoint::{Endpoint, Flight, Key, Link, Stage, Up, Why};
+use super::batch::Place;
+use super::endpoint::{Endpoint, Key, Link, Why};
+use super::suspicion::{Strike, Suspicion};
+use super::up::{Flight, Stage, Up};
 use super::{Action, Known, Planner, ROSTERS, pace};
 
 /// While no collector is connected, none is left alone for longer than this.
@@ -19,6 +21,8 @@ const LONGEST_ALONE: Duration = Duration::from_secs(3);
 const EARLY: Duration = Duration::from_millis(75);
 /// A connection that the collector ends after this time, with nothing in flight, is no failure.
 const CALM: Duration = Duration::from_secs(10);
+/// A collector that acked something within this time works: if it closes on a suspect, that is no failure of it.
+const WORKS: Duration = Duration::from_secs(600);
 /// Collectors of one fleet. More are not connected to; the roster's order decides.
 const MOST_COLLECTORS: usize = 1024;
 
@@ -142,7 +146,8 @@ impl Planner {
             Link::Up(up) => (up.conn, Some(up)),
         };
         self.conns.remove(&conn);
-        let end = End::of(up.as_deref(), why, endpoint.wanted, now);
+        let end = End::of(up.as_deref(), why, endpoint, now);
+        let is_proven = up.as_ref().is_some_and(|up| up.windows > 0);
         if let Some(up) = &up {
             endpoint.last_up = Some(now);
             endpoint.learn(up, why, now);
@@ -159,7 +164,8 @@ impl Planner {
         endpoint.failed = Some(now);
         let wait = match (end, endpoint.failures) {
             // Whether it went away or only refuses something is worth knowing.
-            (End::Suspicious | End::Refusal, ..=1) => EARLY + EARLY.mul_f64(self.dice.f64()),
+            (End::Suspicious, ..=1) => EARLY + EARLY.mul_f64(self.dice.f64()),
+            (End::Refusal, ..=1) if is_proven => EARLY + EARLY.mul_f64(self.dice.f64()),
             (_, failures) => pace::backoff(failures, self.dice.f64()),
         };
         // When all come back together, none is waited for long.
@@ -168,7 +174,7 @@ impl Planner {
             endpoint.retry = now + if is_alone { wait.min(LONGEST_ALONE) } else { wait };
         }
         let Some(up) = up else { return self.absolve(key) };
-        let proven = matches!(end, End::Suspicious | End::Refusal).then_some(up.windows > 0);
+        let proven = matches!(end, End::Suspicious | End::Refusal).then_some(is_proven);
         for flight in up.flight {
             self.bring_back(&flight, conn, proven, key, now);
             let is_too_much = flight.stage == Stage::Begun && matches!(why, Why::Silence | Why::Progress);
@@ -222,14 +228,16 @@ enum End {
 }
 
 impl End {
-    fn of(up: Option<&Up>, why: Why, wanted: bool, now: Instant) -> Self {
+    fn of(up: Option<&Up>, why: Why, endpoint: &Endpoint, now: Instant) -> Self {
         let Some(up) = up.filter(|_| why.casts_suspicion()) else { return Self::Failure };
         let was_useful = up.windows > 0 || now.saturating_duration_since(up.since) >= CALM;
+        let works = endpoint.last_ack.is_some_and(|at| at + WORKS > now);
         match up.flight.front().filter(|flight| flight.stage > Stage::Planned) {
             None if was_useful => Self::Calm,
-            Some(flight) if wanted && flight.alone && up.windows > 0 => Self::Refusal,
-            Some(_) if wanted => Self::Suspicious,
-            _ => Self::Failure,
+            _ if !endpoint.wanted => Self::Failure,
+            Some(flight) if flight.alone && works => Self::Refusal,
+            Some(_) => Self::Suspicious,
+            None => Self::Failure,
         }
     }
 }

@@ -24,8 +24,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Planner;
-use super::batch::{Place, Strike, Suspicion};
-use super::endpoint::{Endpoint, Key, Up};
+use super::batch::Place;
+use super::endpoint::{Endpoint, Key};
+use super::suspicion::{Strike, Suspicion};
+use super::up::Up;
 
 /// So long after a strike an ack of something else proves that the collector lives. A proxy that is hardly used
 /// has something to send that often.

@@ -247,6 +247,7 @@ fn a_late_ack_from_the_old_place_is_taken_once() {
     let (mut planner, mut now, first, number) = one_window();
     let second = first + 1;
     planner.connected(second, now);
+    planner.written(first, number, now);
     let actions = pass(&mut planner, secs(10), &mut now);
     let later = now;
     assert!(actions.contains(&Action::Close { conn: first }));
@@ -529,17 +530,19 @@ enum Step {
     Pass(u64),
     Mood(u8, Mood),
     Cut(u8),
+    Sleep(u64),
     Roster(Vec<(u8, u8)>),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    use Mood::{Dead, Hung, Live, Stalled, Vanished};
-    let mood = prop_oneof![4 => Just(Live), 1 => Just(Dead), 1 => Just(Hung), 1 => Just(Stalled), 1 => Just(Vanished)];
+    use Mood::{Closes, Dead, Hung, Live, Stalled, Vanished};
+    let mood = prop_oneof![4 => Just(Live), 1 => Just(Dead), 1 => Just(Hung), 1 => Just(Stalled), 1 => Just(Vanished), 1 => Just(Closes)];
     let step = prop_oneof![
         (1usize..60, 1u32..2049).prop_map(|(count, events)| Step::Fill(count, events)),
         (1u64..4_000).prop_map(Step::Pass),
         (1u8..6, mood).prop_map(|(id, mood)| Step::Mood(id, mood)),
         (1u8..6).prop_map(Step::Cut),
+        (1u64..60_000).prop_map(Step::Sleep),
         proptest::collection::btree_map(1u8..6, 0u8..4, 0..5)
             .prop_map(|m| Step::Roster(m.into_iter().collect())),
     ];
@@ -549,7 +552,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #[test]
     fn whatever_happens_all_is_delivered_or_was_poison(
-        seed in any::<u64>(), steps in steps(), bad in proptest::collection::btree_set((0u64..60, 0u32..2048), 0..3)
+        seed in any::<u64>(), steps in steps(), bad in proptest::collection::btree_set((0u64..60, 0u32..2048), 0..3),
+        broken in prop_oneof![Just(Mood::Live), Just(Mood::Hung), Just(Mood::Closes), Just(Mood::Dead)],
+        traffic in prop_oneof![Just((40, 100)), Just((1, 1))],
     ) {
         let mut world = World::new(&[1, 2, 3, 4, 5], seed);
         world.poison = bad.into_iter().map(|(seq, event)| (Seq(seq), event)).collect();
@@ -559,6 +564,7 @@ proptest! {
                 Step::Pass(millis) => world.run(ms(millis)),
                 Step::Mood(id, mood) => world.mood(id, mood),
                 Step::Cut(id) => world.cut(id),
+                Step::Sleep(millis) => world.sleep(ms(millis)),
                 Step::Roster(members) => {
                     let state = |n| [Active, Active, LastResort, Draining][usize::from(n)];
                     let members: Vec<_> = members.into_iter().map(|(id, n)| (id, state(n))).collect();
@@ -568,16 +574,18 @@ proptest! {
             world.act();
         }
         (1..6).for_each(|id| world.mood(id, Mood::Live));
+        world.mood(2, broken);
         world.roster(&[(1, Active), (2, Active), (3, Draining)]);
         // Other traffic is what proves that collectors live.
         let mut rounds = 0;
         loop {
-            world.fill(40, 100, 10_000);
+            let (count, events) = traffic;
+            world.fill(count, events, u64::from(events) * 100);
             world.run(secs(2));
             rounds += 1;
             let open = world.poison.iter().any(|(seq, _)| world.blocks().contains(seq) && !world.done.contains(seq));
             if !open { break }
-            prop_assert!(rounds < 200, "poison is not found: {:?}", world.planner.status());
+            prop_assert!(rounds < 400, "poison is not found: {:?}", world.planner.status());
         }
         world.finish(secs(200));
         prop_assert_eq!(world.planner.applied(), Some(world.revision));

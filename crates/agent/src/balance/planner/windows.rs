@@ -6,13 +6,16 @@ use pikepole_spool::Seq;
 use tokio::time::Instant;
 
 use super::batch::Place;
-use super::endpoint::{Link, Path};
+use super::endpoint::Link;
+use super::up::Path;
 use super::{Planner, Unsendable};
 
 impl Planner {
     /// The first bytes of a window are being written.
     pub(crate) fn begun(&mut self, conn: u64, number: u64, now: Instant) {
-        let Some(endpoint) = self.conns.get(&conn).and_then(|key| self.endpoints.get_mut(key)) else { return };
+        let Some(endpoint) = self.conns.get(&conn).and_then(|key| self.endpoints.get_mut(key)) else {
+            return;
+        };
         let Link::Up(up) = &mut endpoint.link else { return };
         let Some(flight) = up.begun(number, now) else { return };
         let (events, bytes) = (flight.events(), flight.bytes);

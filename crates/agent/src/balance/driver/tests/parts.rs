@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -190,10 +191,11 @@ impl Read for PipeReader {
 }
 
 #[derive(Default)]
-pub(super) struct Letters(pub(super) Mutex<Vec<Letter>>);
+pub(super) struct Letters(pub(super) Mutex<Vec<Letter>>, pub(super) AtomicBool);
 
 impl DeadLetters for Letters {
     async fn keep(&self, letter: Letter) -> Result<(), String> {
+        assert!(!self.1.swap(false, Ordering::Relaxed), "a panic that was asked for");
         self.0.lock().unwrap().push(letter);
         Ok(())
     }
