@@ -77,8 +77,8 @@ impl Planner {
             let own = u64::from(batch.events());
             (events, bytes) = (events + own, bytes + weight.bytes);
             let is_small = !weight.lone && own * SMALL <= most.0 && weight.bytes * SMALL <= most.1;
-            let shares = is_small && events <= most.0 && bytes <= most.1;
-            if !run.is_empty() && !(shares && up.is_some_and(|up| fits(up, bytes, load))) {
+            let is_room = events <= most.0 && bytes <= most.1 && up.is_some_and(|up| fits(up, bytes, load));
+            if !(run.is_empty() || is_small && is_room) {
                 break;
             }
             run.push(*batch);

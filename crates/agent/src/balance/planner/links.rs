@@ -85,7 +85,7 @@ impl Planner {
                 self.actions.extend(endpoint.conn().map(|conn| Action::Probe { conn }));
             }
             // What the kernel said last is old by now: its next answer, which follows at once, is judged.
-            if let Some((at, why)) = limit(endpoint, &self.policy)
+            if let Some((at, why)) = time_limit(endpoint, &self.policy)
                 && at <= now
                 && !(is_asked && why == Why::NoTcpAck)
             {
@@ -127,7 +127,7 @@ impl Planner {
     }
 
     pub(super) fn link_wake(&self, endpoint: &Endpoint) -> Option<Instant> {
-        let limit = limit(endpoint, &self.policy).map(|(at, _)| at);
+        let limit = time_limit(endpoint, &self.policy).map(|(at, _)| at);
         let next = match &endpoint.link {
             Link::Down if endpoint.wanted && !self.is_stopping => {
                 Some(retry(endpoint, self.ups().next().is_none()))
@@ -243,7 +243,7 @@ impl End {
 }
 
 /// When a link is left if nothing happens, and why.
-fn limit(endpoint: &Endpoint, policy: &super::Policy) -> Option<(Instant, Why)> {
+fn time_limit(endpoint: &Endpoint, policy: &super::Policy) -> Option<(Instant, Why)> {
     let own = match &endpoint.link {
         Link::Down => None,
         Link::Connecting { since, .. } => Some((*since + policy.attempt_timeout, Why::ConnectTimeout)),

@@ -49,7 +49,7 @@ fn under_light_traffic_poison_is_judged_and_nobody_is_closed_on_all_day() {
         let mut world = World::new(&[1, 2], 5);
         world.poison.insert((Seq(3), 0));
         trickle(&mut world, every, 900, |world| !world.dead.is_empty());
-        assert!(world.closes.len() < 12, "{} closes at {every:?}", world.closes.len());
+        assert!(world.closes.len() < 20, "{} closes at {every:?}", world.closes.len());
         world.finish(secs(60));
         let kinds: Vec<_> = world.planner.troubles(world.now).iter().map(|t| t.0).collect();
         assert!(!kinds.contains(&Kind::CollectorFailing), "{kinds:?}");
@@ -146,14 +146,14 @@ fn a_pause_of_ourselves_is_no_fault_of_a_collector() {
 fn small_blocks_that_waited_share_a_window_and_are_each_done() {
     let mut world = World::new(&[1], 5);
     world.collectors.get_mut(&1).unwrap().latency = ms(500);
-    world.fill(6_000, 10, 1_000);
-    world.run(secs(30));
+    world.fill(2_000, 10, 1_000);
+    world.run(secs(10));
     // One window at a time is acked here every 500 ms.
-    assert!(world.done.len() > 4_000, "{} of 6000 in {} windows", world.done.len(), world.windows);
+    assert!(world.done.len() > 1_500, "{} of 2000 in {} windows", world.done.len(), world.windows);
     world.finish(secs(60));
     let status = world.planner.status();
-    assert_eq!((status.blocks_done, status.events_acked, status.bytes_acked), (6_000, 60_000, 6_000_000));
-    assert_eq!((status.events_resent, status.events_sent, world.sends.len()), (0, 60_000, 6_000));
+    assert_eq!((status.blocks_done, status.events_acked, status.bytes_acked), (2_000, 20_000, 2_000_000));
+    assert_eq!((status.events_resent, status.events_sent, world.sends.len()), (0, 20_000, 2_000));
     let seqs: Vec<_> = world.sends.iter().map(|(_, _, batch)| batch.seq).collect();
     assert!(seqs.is_sorted(), "oldest first");
 }
@@ -177,7 +177,7 @@ fn poison_in_a_shared_window_is_found_between_its_blocks() {
         let mut world = World::new(collectors, 5);
         world.collectors.values_mut().for_each(|c| c.latency = ms(100));
         world.poison.extend([(Seq(700), 3), (Seq(701), 0)]);
-        world.fill(3_000, 5, 1_000);
+        world.fill(1_200, 5, 1_000);
         trickle(&mut world, ms(100), 600, |world| world.dead.len() == 2);
         world.finish(secs(200));
         assert_eq!(world.dead.iter().collect::<std::collections::BTreeSet<_>>().len(), 2);
@@ -187,10 +187,10 @@ fn poison_in_a_shared_window_is_found_between_its_blocks() {
 
 #[test]
 fn a_collector_that_dies_with_shared_windows_makes_nothing_done_twice() {
-    for seed in 0..10 {
+    for seed in 0..4 {
         let mut world = World::new(&[1, 2], seed);
         world.collectors.values_mut().for_each(|c| c.latency = ms(200));
-        world.fill(4_000, 5, 1_000);
+        world.fill(1_500, 5, 1_000);
         for round in 0..12u64 {
             world.run(ms(150 + (seed * 31 + round * 77) % 400));
             match round % 3 {
