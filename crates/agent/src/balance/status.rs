@@ -63,10 +63,12 @@ pub struct CollectorStatus {
     /// Events that had been sent before, here or elsewhere.
     pub events_resent: u64,
     /// Bytes of blocks that had been sent before.
+    #[serde(default)]
     pub bytes_resent: u64,
     /// Events that were given up because this collector, among others, closed on them.
     pub events_dead_lettered: u64,
     /// Bytes of blocks that were.
+    #[serde(default)]
     pub bytes_dead_lettered: u64,
 }
 
@@ -92,6 +94,7 @@ pub struct BalanceStatus {
     /// Events that had been sent before.
     pub events_resent: u64,
     /// Bytes of blocks that had been sent before.
+    #[serde(default)]
     pub bytes_resent: u64,
     /// Events that were given up, each of them kept as a dead letter.
     pub events_dead_lettered: u64,

@@ -144,7 +144,12 @@ fn collectors(r: &mut Registry, collectors: &[CollectorStatus]) {
         ] {
             events.get_or_create(&with(Some(("what", what)))).inc_by(count);
         }
-        for (what, count) in [("sent", collector.bytes_sent), ("acked", collector.bytes_acked)] {
+        for (what, count) in [
+            ("sent", collector.bytes_sent),
+            ("acked", collector.bytes_acked),
+            ("resent", collector.bytes_resent),
+            ("dead_lettered", collector.bytes_dead_lettered),
+        ] {
             bytes.get_or_create(&with(Some(("what", what)))).inc_by(count);
         }
         for (reason, count) in &collector.failures {
