@@ -22,7 +22,7 @@ use pikepole_spool::{Block, Seq};
 use crate::config::{CollectorsConfig, Order};
 
 pub(crate) use driver::{Balancer, Watches};
-pub(crate) use path::{PathProbe, kernel_tells, path_probe};
+pub(crate) use path::{PathProbe, path_probe};
 pub(crate) use planner::{Key, Policy, Why};
 
 /// The queue.
@@ -38,12 +38,21 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn give_back(&self, seq: Seq);
 }
 
+/// Some of a block's events.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// The block.
+    pub(crate) block: Arc<Block>,
+    /// Which of its events.
+    pub(crate) events: Range<u32>,
+}
+
 /// Makes windows of blocks; used on a thread that may compute.
 pub(crate) trait Encode: Send + 'static {
     /// What is written.
     type Window: Send + 'static;
-    /// The window of some of a block's events; an error says why its body is not made of events.
-    fn encode(&mut self, block: &Block, events: Range<u32>) -> Result<Self::Window, String>;
+    /// The window of these parts, one after the other; an error says which block is not made of events, and why.
+    fn encode(&mut self, parts: &[Part]) -> Result<Self::Window, (Seq, String)>;
     /// One event, as a collector would get it.
     fn event(&mut self, block: &Block, index: u32) -> Result<Bytes, String>;
 }
@@ -164,16 +173,21 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
 }
 
+/// What connects ends its attempts itself, and says why. Only if it does not is it ended after this time more.
+const BACKSTOP: Duration = Duration::from_secs(1);
+
 impl Options {
     /// As configured, with the rest as it should be.
     pub(crate) fn new(config: &CollectorsConfig) -> Self {
+        let handshake = pikepole_lumberjack::client::Options::default().handshake_timeout;
         let policy = Policy {
-            connect_timeout: config.connect_timeout,
+            attempt_timeout: config.connect_timeout + handshake + BACKSTOP,
             user_timeout: config.user_timeout,
             silence: config.silence,
             progress: config.progress,
             zone: config.zone.clone().filter(|_| config.prefer_zone),
             max_in_flight: config.max_in_flight,
+            window: config.window,
         };
         let encoders = std::thread::available_parallelism().map_or(2, usize::from).min(4);
         Self {

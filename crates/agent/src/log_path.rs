@@ -92,9 +92,7 @@ impl LogPath {
         let (options, opening) = (queue_options(config), clock.clone());
         let opened = tokio::task::spawn_blocking(move || Queue::open(options, opening)).await;
         let (queue, opened) = opened.map_err(|e| setup(e.to_string()))?.map_err(setup)?;
-        let recovered = &opened.recovered;
-        let found_damage = recovered.is_damaged();
-        let observer = Observer::new(&queue.stats().borrow(), found_damage, Instant::now());
+        let observer = Observer::new(&queue.stats().borrow(), &opened.recovered, Instant::now());
         let dead = DeadLetters::new(&config.state);
         let dial = Collectors::new(&config.collectors).map_err(|e| setup(format!("collectors.tls: {e}")))?;
         let (stop, stopping) = watch::channel(false);

@@ -5,13 +5,11 @@
 //! Invariant: a block has the same events in the same order whenever it is read, so that a part of it can be
 //! named by the places of its events.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use pikepole_lumberjack::encode::{EncodedWindow, EventReader, WindowEncoder};
-use pikepole_spool::Block;
+use pikepole_spool::{Block, Seq};
 
-use crate::balance::Encode;
+use crate::balance::{Encode, Part};
 use crate::tail::lines::{self, LINES};
 
 /// Kind of a block: the zlib stream of a window's JSON frames. The number is on disks, and is never used again.
@@ -48,26 +46,38 @@ impl Wire {
     }
 }
 
+impl Wire {
+    fn append(&mut self, part: &Part, encoder: &mut WindowEncoder) -> Result<(), String> {
+        let mut is_too_large = false;
+        self.each(&part.block, |index, json| {
+            if part.events.contains(&index) {
+                is_too_large |= !encoder.push(json);
+            }
+        })?;
+        if is_too_large { Err("more than a window can have".into()) } else { Ok(()) }
+    }
+}
+
 impl Encode for Wire {
     type Window = EncodedWindow;
 
-    fn encode(&mut self, block: &Block, events: Range<u32>) -> Result<EncodedWindow, String> {
-        if block.kind == WINDOW && self.level > 0 && events == (0..block.events) {
+    fn encode(&mut self, parts: &[Part]) -> Result<EncodedWindow, (Seq, String)> {
+        if let [Part { block, events }] = parts
+            && block.kind == WINDOW
+            && self.level > 0
+            && *events == (0..block.events)
+        {
             let (events, event_bytes) = (block.events, block.event_bytes);
             return Ok(EncodedWindow { events, event_bytes, body: block.body.clone(), compressed: true });
         }
         let mut encoder = std::mem::take(&mut self.encoder);
         encoder.begin(self.level);
-        let mut is_too_large = false;
-        let read = self.each(block, |index, json| {
-            if events.contains(&index) {
-                is_too_large |= !encoder.push(json);
-            }
-        });
+        let read = parts
+            .iter()
+            .try_for_each(|part| self.append(part, &mut encoder).map_err(|why| (part.block.seq, why)));
         let window = encoder.finish();
         self.encoder = encoder;
-        read?;
-        if is_too_large { Err("more than a window can have".into()) } else { Ok(window) }
+        read.map(|()| window)
     }
 
     fn event(&mut self, block: &Block, index: u32) -> Result<Bytes, String> {
@@ -83,8 +93,10 @@ impl Encode for Wire {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+    use std::sync::Arc;
+
     use pikepole_lumberjack::{Limits, encode};
-    use pikepole_spool::Seq;
 
     use super::*;
 
@@ -100,6 +112,10 @@ mod tests {
         Block { seq: Seq(1), kind: WINDOW, events: 3, event_bytes: 21, at: 5, body: window.body }
     }
 
+    fn part(block: &Block, events: Range<u32>) -> [Part; 1] {
+        [Part { block: Arc::new(block.clone()), events }]
+    }
+
     fn read(window: &EncodedWindow) -> Vec<String> {
         let mut events = Vec::new();
         let mut keep = |json: &[u8]| events.push(String::from_utf8_lossy(json).into_owned());
@@ -111,9 +127,9 @@ mod tests {
     #[test]
     fn a_window_goes_on_as_it_came_and_in_parts_as_it_must() {
         let mut wire = Wire::new(3);
-        let whole = wire.encode(&block(), 0..3).unwrap();
+        let whole = wire.encode(&part(&block(), 0..3)).unwrap();
         assert_eq!((whole.body.clone(), read(&whole)), (block().body, EVENTS.map(String::from).to_vec()));
-        let part = wire.encode(&block(), 1..3).unwrap();
+        let part = wire.encode(&part(&block(), 1..3)).unwrap();
         assert_eq!(
             (read(&part), part.compressed),
             (EVENTS[1..].iter().map(|e| (*e).to_string()).collect(), true)
@@ -122,8 +138,24 @@ mod tests {
     }
 
     #[test]
+    fn several_blocks_share_a_window_and_a_bad_one_is_named() {
+        let mut wire = Wire::new(3);
+        let other = Block { seq: Seq(2), ..block() };
+        let parts = [part(&block(), 0..3), part(&other, 1..2)].concat();
+        let window = wire.encode(&parts).unwrap();
+        let expected = [&EVENTS[..], &EVENTS[1..2]].concat();
+        assert_eq!(
+            (read(&window), window.events, window.compressed),
+            (expected.iter().map(|e| (*e).into()).collect(), 4, true)
+        );
+        let bad = Block { seq: Seq(7), kind: 9, ..block() };
+        let parts = [part(&block(), 0..3), part(&bad, 0..3), part(&other, 0..3)].concat();
+        assert_eq!(wire.encode(&parts).unwrap_err().0, Seq(7));
+    }
+
+    #[test]
     fn nothing_is_compressed_at_level_0() {
-        let plain = Wire::new(0).encode(&block(), 0..3).unwrap();
+        let plain = Wire::new(0).encode(&part(&block(), 0..3)).unwrap();
         assert!(!plain.compressed && read(&plain).len() == 3);
     }
 
@@ -137,10 +169,10 @@ mod tests {
             Block { kind: LINES, ..block() },
         ];
         for block in &odd {
-            wire.encode(block, 0..2).unwrap_err();
+            wire.encode(&part(block, 0..2)).unwrap_err();
             wire.event(block, 0).unwrap_err();
         }
         wire.event(&block(), 3).unwrap_err();
-        assert_eq!(read(&wire.encode(&block(), 0..2).unwrap()).len(), 2);
+        assert_eq!(read(&wire.encode(&part(&block(), 0..2)).unwrap()).len(), 2);
     }
 }

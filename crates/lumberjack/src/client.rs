@@ -93,14 +93,24 @@ impl Connector {
 
     /// Connects to a server.
     pub async fn connect(&self, address: SocketAddr) -> Result<(Writer, Reader), ConnectError> {
+        self.connect_with(address, |_| self.options.user_timeout).await
+    }
+
+    /// Connects to a server; `user_timeout` is asked instead of the option, with our end of the connection: with
+    /// the server's address that names it to the kernel.
+    pub async fn connect_with(
+        &self,
+        address: SocketAddr,
+        user_timeout: impl FnOnce(SocketAddr) -> Duration,
+    ) -> Result<(Writer, Reader), ConnectError> {
         let time = self.options.connect_timeout;
         let connected = timeout(time, TcpStream::connect(address)).await;
         let stream = connected.map_err(|_| ConnectError::Timeout(time))?.map_err(ConnectError::Io)?;
-        set_options(&stream, self.options.user_timeout, self.options.keep_alive).map_err(ConnectError::Io)?;
         let local = stream.local_addr().map_err(ConnectError::Io)?;
+        set_options(&stream, user_timeout(local), self.options.keep_alive).map_err(ConnectError::Io)?;
         let Some(tls) = &self.tls else {
             let (reading, writing) = stream.into_split();
-            return Ok((Writer::new(writing, local), Reader::new(reading)));
+            return Ok((Writer::new(writing), Reader::new(reading)));
         };
         let name = tls.name.clone().unwrap_or_else(|| ServerName::from(address.ip()));
         let time = self.options.handshake_timeout;
@@ -108,7 +118,7 @@ impl Connector {
         let stream =
             shaken.map_err(|_| ConnectError::HandshakeTimeout(time))?.map_err(ConnectError::Handshake)?;
         let (reading, writing) = tokio::io::split(stream);
-        Ok((Writer::new(writing, local), Reader::new(reading)))
+        Ok((Writer::new(writing), Reader::new(reading)))
     }
 }
 
@@ -131,7 +141,6 @@ pub(crate) fn set_options(
 /// Writes windows.
 pub struct Writer {
     stream: Box<dyn AsyncWrite + Send + Sync + Unpin>,
-    local: SocketAddr,
 }
 
 impl fmt::Debug for Writer {
@@ -141,13 +150,8 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    fn new(stream: impl AsyncWrite + Send + Sync + Unpin + 'static, local: SocketAddr) -> Self {
-        Self { stream: Box::new(stream), local }
-    }
-
-    /// Our end of the connection: with the server's address it names the connection to the kernel.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
+    fn new(stream: impl AsyncWrite + Send + Sync + Unpin + 'static) -> Self {
+        Self { stream: Box::new(stream) }
     }
 
     /// Writes a whole window; its body is not copied. It waits as long as the server reads nothing: whoever calls

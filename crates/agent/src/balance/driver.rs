@@ -16,19 +16,17 @@ use std::time::Duration;
 use pikepole_api::v1;
 use pikepole_spool::{Block, Seq};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::planner::{Action, Batch, MOST_WINDOWS, Planner, Why};
+use super::planner::{Action, Batch, Planner};
 use super::status::BalanceStatus;
 use super::{DeadLetters, Dial, Encode, Letter, LinkError, Options, Parts, PathProbe, Source};
 use crate::trouble::Kind;
-use link::{Encoders, Event, Job};
+use link::{Encoders, Event, Job, Jobs};
 
 /// News of connections that wait to be read; more, and the connections wait.
 const EVENTS: usize = 1024;
-/// News taken in before anything is decided.
-const AT_ONCE: usize = 64;
 /// The status is at most so old while something happens.
 const PUBLISH_BUSY: Duration = Duration::from_millis(500);
 /// And while nothing does.
@@ -61,7 +59,7 @@ struct Outlets {
 struct Link {
     tasks: Vec<AbortHandle>,
     /// `None` until it stands.
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<Arc<Jobs>>,
     probe: Option<PathProbe>,
 }
 
@@ -84,7 +82,9 @@ pub(crate) struct Balancer<S, D: Dial, E, L> {
     /// Blocks that were fetched and are not on their way.
     blocks: HashMap<Seq, Arc<Block>>,
     fetch: Option<Pin<Box<dyn Future<Output = Arc<Block>> + Send>>>,
-    letters: JoinSet<(Batch, Kept)>,
+    letters: JoinSet<Kept>,
+    /// What each of those tasks buries.
+    graves: HashMap<task::Id, Batch>,
     news: mpsc::Sender<Event<D::Writer, D::Reader>>,
     events: mpsc::Receiver<Event<D::Writer, D::Reader>>,
     publish_at: Instant,
@@ -111,6 +111,7 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
             blocks: HashMap::new(),
             fetch: None,
             letters: JoinSet::new(),
+            graves: HashMap::new(),
             news,
             events,
             publish_at: now,
@@ -131,6 +132,7 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
         let mut has_rosters = true;
         rosters.mark_changed();
         loop {
+            self.catch_up();
             self.act();
             self.publish();
             let now = Instant::now();
@@ -145,13 +147,13 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
                 }
             };
             tokio::select! {
-                event = self.events.recv() => self.news(event),
+                Some(event) = self.events.recv() => self.hear(event, Instant::now()),
                 block = fetch => {
                     self.fetch = None;
                     self.planner.block(block.seq, block.events, block.body.len() as u64);
                     self.blocks.insert(block.seq, block);
                 }
-                Some(kept) = self.letters.join_next() => self.kept(kept),
+                Some(kept) = self.letters.join_next_with_id() => self.kept(kept),
                 changed = rosters.changed(), if has_rosters => {
                     has_rosters = changed.is_ok();
                     if let Some(roster) = rosters.borrow_and_update().clone() {
@@ -178,16 +180,11 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
         self.publish();
     }
 
-    /// Takes in what connections tell, many at once.
-    fn news(&mut self, first: Option<Event<D::Writer, D::Reader>>) {
+    /// Takes in what was told while this task waited for its turn: what a collector said in time is not judged late.
+    fn catch_up(&mut self) {
         let now = Instant::now();
-        let mut next = first;
-        for _ in 0..AT_ONCE {
-            let Some(event) = next else { return };
-            self.hear(event, now);
-            next = self.events.try_recv().ok();
-        }
-        if let Some(event) = next {
+        for _ in 0..EVENTS {
+            let Ok(event) = self.events.try_recv() else { return };
             self.hear(event, now);
         }
     }
@@ -198,10 +195,10 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
         match event {
             Event::Connected(conn, connection) => {
                 let Some(link) = self.links.get_mut(&conn) else { return };
-                let (jobs, queue) = mpsc::channel(MOST_WINDOWS);
+                let jobs = Arc::new(Jobs::default());
                 let source = self.source.clone();
                 let tools = link::Tools { source, encoders: self.encoders.clone(), news: self.news.clone() };
-                let writer = tokio::spawn(link::write(conn, connection.writer, queue, tools));
+                let writer = tokio::spawn(link::write(conn, connection.writer, jobs.clone(), tools));
                 let reader = tokio::spawn(link::read(conn, connection.reader, self.news.clone()));
                 link.tasks = vec![writer.abort_handle(), reader.abort_handle()];
                 link.jobs = Some(jobs);
@@ -214,21 +211,21 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
                 }
                 self.planner.closed(conn, why, &detail, now);
             }
-            Event::Written(conn) => self.planner.written(conn, now),
-            Event::Unsendable(conn, number, why) => self.planner.unsendable(conn, number, why),
+            Event::Begun(conn, number) => self.planner.begun(conn, number, now),
+            Event::Written(conn, number) => self.planner.written(conn, number, now),
+            Event::Unsendable(conn, number, seq, why) => self.planner.unsendable(conn, number, seq, why),
             Event::Ack(conn, Ack::Window(number)) => self.planner.acked(conn, number, now),
             Event::Ack(conn, Ack::Partial | Ack::KeepAlive) => self.planner.heard(conn, now),
         }
     }
 
-    fn kept(&mut self, kept: Result<(Batch, Kept), JoinError>) {
+    fn kept(&mut self, kept: Result<(task::Id, Kept), JoinError>) {
         self.is_dirty = true;
+        let (id, kept) = kept.unwrap_or_else(|error| (error.id(), Some(Err(error.to_string()))));
+        let Some(batch) = self.graves.remove(&id) else { return };
         match kept {
-            Ok((batch, None)) => self.planner.gone(batch.seq),
-            Ok((batch, Some(result))) => self.planner.buried(batch, result, Instant::now()),
-            Err(error) => {
-                tracing::error!(%error, "keeping a dead letter failed; its block is sent after a restart")
-            }
+            None => self.planner.gone(batch.seq),
+            Some(result) => self.planner.buried(batch, result, Instant::now()),
         }
     }
 
@@ -255,13 +252,18 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
                 self.links.insert(conn, link);
             }
             Action::Close { conn } => _ = self.links.remove(&conn),
-            Action::Send { conn, number, batch } => {
-                let job = Job { number, batch, block: self.blocks.remove(&batch.seq) };
-                let jobs = self.links.get(&conn).and_then(|link| link.jobs.as_ref());
-                if jobs.is_none_or(|jobs| jobs.try_send(job).is_err()) {
-                    // The writer has ended; its reason is on its way, and this one is as good.
-                    self.links.remove(&conn);
-                    self.planner.closed(conn, Why::Io, "the connection takes no more windows", now);
+            Action::Send { conn, number, batches } => {
+                let parts =
+                    batches.into_iter().map(|batch| (batch, self.blocks.remove(&batch.seq))).collect();
+                // If the writer has ended, its reason is on its way, and brings this window back.
+                if let Some(jobs) = self.links.get(&conn).and_then(|link| link.jobs.as_ref()) {
+                    jobs.push(Job { number, parts });
+                }
+            }
+            Action::Recall { conn } => {
+                let jobs = self.links.get(&conn).and_then(|link| link.jobs.clone());
+                for number in jobs.iter().flat_map(|jobs| jobs.recall()) {
+                    self.planner.recalled(conn, number);
                 }
             }
             Action::Probe { conn } => {
@@ -285,10 +287,8 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
     fn bury(&mut self, batch: Batch, whole: bool, why: String) {
         let (source, letters) = (self.source.clone(), self.dead.clone());
         let encoders = self.encoders.clone();
-        self.letters.spawn(async move {
-            let Some(block) = source.read(batch.seq).await else {
-                return (batch, None);
-            };
+        let task = self.letters.spawn(async move {
+            let block = source.read(batch.seq).await?;
             let (at, body) = (block.at, block.body.clone());
             let event = match whole {
                 true => Err(String::new()),
@@ -296,8 +296,9 @@ impl<S: Source, D: Dial, E: Encode<Window = D::Window>, L: DeadLetters> Balancer
             };
             let event = event.map(|payload| (Some(batch.from), payload)).unwrap_or((None, body));
             let letter = Letter { seq: batch.seq, event: event.0, at, payload: event.1, why };
-            (batch, Some(letters.keep(letter).await))
+            Some(letters.keep(letter).await)
         });
+        self.graves.insert(task.id(), batch);
     }
 
     fn publish(&mut self) {

@@ -8,7 +8,7 @@
 //! Not a decision: those are the planner's. Invariant: what cannot be asked or read is [`Path::Clear`].
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -52,16 +52,6 @@ pub(crate) fn path_probe(local: SocketAddr, peer: SocketAddr) -> Option<PathProb
     let question = question(local, peer)?;
     ask(&socket, &question).ok()??;
     Some(Box::new(move || ask(&socket, &question).ok().flatten().unwrap_or(Path::Clear)))
-}
-
-/// Whether the kernel can be asked here at all: tried on a connection to ourselves.
-pub(crate) fn kernel_tells() -> bool {
-    let tried = || -> io::Result<bool> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let stream = TcpStream::connect(listener.local_addr()?)?;
-        Ok(path_probe(stream.local_addr()?, stream.peer_addr()?).is_some())
-    };
-    tried().unwrap_or(false)
 }
 
 fn ask(socket: &OwnedFd, question: &[u8]) -> io::Result<Option<Path>> {

@@ -17,7 +17,10 @@ mod endpoint;
 mod links;
 mod pace;
 mod suspects;
+mod suspicion;
+mod up;
 mod view;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,22 +30,26 @@ use pikepole_spool::Seq;
 use tokio::time::Instant;
 
 pub(crate) use batch::Batch;
-pub(crate) use endpoint::{Key, Path, Why};
+pub(crate) use endpoint::{Key, Why};
 pub(in crate::balance) use pace::MOST as MOST_WINDOWS;
+pub(crate) use up::Path;
 
 use batch::{Place, Pool};
-use endpoint::{Endpoint, Link};
+use endpoint::Endpoint;
 
 /// Rosters that may still be what is really used.
 const ROSTERS: usize = 8;
 /// A dead letter that could not be kept is tried again after this time.
 const BURY_AGAIN: Duration = Duration::from_secs(5);
 
+/// If nobody asked for so long past the time, the process stood still.
+const STOOD_STILL: Duration = Duration::from_millis(500);
+
 /// What does not change while the process runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
-    /// Longest wait for a connection, TLS included.
-    pub(crate) connect_timeout: Duration,
+    /// Longest wait for a connection, TLS included. Whoever connects has limits of its own, and says more.
+    pub(crate) attempt_timeout: Duration,
     /// A host that does not acknowledge TCP is left after this time.
     pub(crate) user_timeout: Duration,
     /// A collector that sends no ack frame is left after this time.
@@ -53,6 +60,8 @@ pub(crate) struct Policy {
     pub(crate) zone: Option<String>,
     /// Bytes of blocks in flight, at all collectors together.
     pub(crate) max_in_flight: u64,
+    /// Events of a window that several blocks share.
+    pub(crate) window: u32,
 }
 
 /// What to do now.
@@ -76,8 +85,14 @@ pub(crate) enum Action {
         conn: u64,
         /// The name of the window, never used again.
         number: u64,
-        /// Its events.
-        batch: Batch,
+        /// Its events: one batch, or several small ones together.
+        batches: Vec<Batch>,
+    },
+    /// Take back every window of a connection of which nothing was written; each is answered with
+    /// [`Planner::recalled`].
+    Recall {
+        /// Which.
+        conn: u64,
     },
     /// Ask the kernel about a connection; answered with [`Planner::probed`].
     Probe {
@@ -137,8 +152,9 @@ pub(crate) struct Planner {
     polled: Instant,
     /// Since when nobody is connected.
     alone_since: Option<Instant>,
+    /// When a window was acked last, or nothing waited for that.
+    took: Instant,
     totals: view::Totals,
-    dead: Option<view::DeadLetters>,
 }
 
 impl Planner {
@@ -159,13 +175,14 @@ impl Planner {
             is_stopping: false,
             polled: now,
             alone_since: Some(now),
+            took: now,
             totals: view::Totals::default(),
-            dead: None,
         }
     }
 
     /// What to do now; each only once.
     pub(crate) fn poll(&mut self, now: Instant) -> Vec<Action> {
+        self.forgive(now);
         self.polled = now;
         self.expire(now);
         self.leave();
@@ -174,6 +191,9 @@ impl Planner {
         self.judge(now);
         self.bury_again(now);
         self.deal(now);
+        if self.pool.len() == 0 {
+            self.took = now;
+        }
         let is_up = self.ups().next().is_some();
         self.alone_since = if is_up { None } else { self.alone_since.or(Some(now)) };
         std::mem::take(&mut self.actions)
@@ -190,78 +210,14 @@ impl Planner {
         self.pool.add(seq, events, bytes);
     }
 
-    /// A window was written whole.
-    pub(crate) fn written(&mut self, conn: u64, now: Instant) {
-        if let Some(up) = self.up_mut(conn) {
-            up.written(now);
-        }
-    }
-
-    /// An ack frame came that completes no window: a keep-alive or a partial ack.
-    pub(crate) fn heard(&mut self, conn: u64, now: Instant) {
-        if let Some(up) = self.up_mut(conn) {
-            up.frame(now);
-        }
-    }
-
-    /// The kernel said what it knows.
-    pub(crate) fn probed(&mut self, conn: u64, path: Path, now: Instant) {
-        if let Some(up) = self.up_mut(conn) {
-            up.probed(path, now);
-        }
-    }
-
-    /// A window is acked. It may come late, from a connection that was left: what was resent is then done all
-    /// the same, once.
-    pub(crate) fn acked(&mut self, conn: u64, number: u64, now: Instant) {
-        let batch = self.pool.by_number(number);
-        if let Some(key) = self.conns.get(&conn).cloned()
-            && let Some(endpoint) = self.endpoints.get_mut(&key)
-            && let Link::Up(up) = &mut endpoint.link
-            && let Some(flight) = up.take(number)
-        {
-            up.completed(now);
-            up.limit.acked(&mut endpoint.latency, flight.sent, now);
-            endpoint.failures = 0;
-            endpoint.last_error = None;
-            endpoint.counts.windows_acked += 1;
-            endpoint.counts.events_acked += u64::from(flight.batch.events());
-            endpoint.counts.bytes_acked += flight.bytes;
-            self.confirm(&key, now);
-        }
-        if let Some(batch) = batch {
-            self.totals.events_acked += u64::from(batch.events());
-            self.totals.bytes_acked += self.pool.get(batch).map_or(0, |work| work.bytes);
-            self.settle(batch);
-        }
-    }
-
-    /// A batch could not be written, through no fault of the connection.
-    pub(crate) fn unsendable(&mut self, conn: u64, number: u64, why: Unsendable) {
-        if let Some(up) = self.up_mut(conn) {
-            up.take(number);
-        }
-        let Some(batch) = self.pool.by_number(number) else { return };
-        match why {
-            Unsendable::Gone => self.gone(batch.seq),
-            Unsendable::Malformed(why) => self.bury(batch, true, why),
-        }
-    }
-
-    /// The queue has a block no more.
-    pub(crate) fn gone(&mut self, seq: Seq) {
-        self.totals.events_gone += self.pool.forget(seq);
-    }
-
     /// A dead letter is durable, or could not be kept.
     pub(crate) fn buried(&mut self, batch: Batch, result: Result<(), String>, now: Instant) {
-        let Some(work) = self.pool.get(batch).filter(|work| work.place == Place::Burying(None)) else {
+        if self.pool.get(batch).is_none_or(|work| work.place != Place::Burying(None)) {
             return;
-        };
+        }
         match result {
             Ok(()) => {
-                let why = work.verdict.clone().unwrap_or_default();
-                self.told_dead(batch, why, now);
+                self.count_dead(batch);
                 self.settle(batch);
             }
             Err(error) => {
@@ -279,8 +235,7 @@ impl Planner {
 
     /// Nothing is in flight and no dead letter is being kept.
     pub(crate) fn is_idle(&self) -> bool {
-        let burying = |work: &batch::Work| matches!(work.place, Place::Burying(_));
-        !self.endpoints.values().any(Endpoint::is_busy) && !self.pool.iter().any(|(_, work)| burying(work))
+        !self.endpoints.values().any(Endpoint::is_busy) && self.pool.graves().next().is_none()
     }
 
     /// The blocks that are not done; they are forgotten here.
@@ -304,11 +259,22 @@ impl Planner {
     /// When to poll again, if nothing happens before.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         let links = self.endpoints.values().filter_map(|endpoint| self.link_wake(endpoint));
-        let graves = self.pool.iter().filter_map(|(_, work)| match work.place {
+        let graves = self.pool.graves().filter_map(|(_, work)| match work.place {
             Place::Burying(at) => at,
             _ => None,
         });
         links.chain(graves).chain(self.suspects_wake()).min()
+    }
+
+    /// We ourselves stood still: SIGSTOP, a pause of the machine. No collector is to blame for that time.
+    fn forgive(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.polled) < STOOD_STILL {
+            return;
+        }
+        let late = self.next_wake().map_or(Duration::ZERO, |due| now.saturating_duration_since(due));
+        if late >= STOOD_STILL {
+            self.endpoints.values_mut().for_each(|endpoint| endpoint.forgive(late, now));
+        }
     }
 
     fn bury(&mut self, batch: Batch, whole: bool, why: String) {
@@ -322,7 +288,7 @@ impl Planner {
 
     fn bury_again(&mut self, now: Instant) {
         let due = |work: &batch::Work| matches!(work.place, Place::Burying(Some(at)) if at <= now);
-        let again: Vec<_> = self.pool.iter().filter(|(_, work)| due(work)).collect();
+        let again: Vec<_> = self.pool.graves().filter(|(_, work)| due(work)).collect();
         let again: Vec<_> = again.iter().map(|(b, w)| (*b, w.whole, w.verdict.clone())).collect();
         for (batch, whole, why) in again {
             self.bury(batch, whole, why.unwrap_or_default());
@@ -336,13 +302,13 @@ impl Planner {
         }
     }
 
-    fn up_mut(&mut self, conn: u64) -> Option<&mut endpoint::Up> {
+    fn up_mut(&mut self, conn: u64) -> Option<&mut up::Up> {
         let key = self.conns.get(&conn)?;
         self.endpoints.get_mut(key)?.up_mut()
     }
 
     /// The collectors that something new may be sent to now.
-    fn ups(&self) -> impl Iterator<Item = (&Arc<Key>, &endpoint::Up)> {
+    fn ups(&self) -> impl Iterator<Item = (&Arc<Key>, &up::Up)> {
         let wanted = self.endpoints.iter().filter(|(_, endpoint)| endpoint.wanted);
         wanted.filter_map(|(key, endpoint)| endpoint.up().map(|up| (key, up)))
     }

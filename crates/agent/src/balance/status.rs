@@ -62,8 +62,14 @@ pub struct CollectorStatus {
     pub bytes_acked: u64,
     /// Events that had been sent before, here or elsewhere.
     pub events_resent: u64,
+    /// Bytes of blocks that had been sent before.
+    #[serde(default)]
+    pub bytes_resent: u64,
     /// Events that were given up because this collector, among others, closed on them.
     pub events_dead_lettered: u64,
+    /// Bytes of blocks that were.
+    #[serde(default)]
+    pub bytes_dead_lettered: u64,
 }
 
 /// What the balancer is at.
@@ -117,6 +123,9 @@ pub struct BalanceStatus {
     pub bytes_acked: u64,
     /// Events that had been sent before.
     pub events_resent: u64,
+    /// Bytes of blocks that had been sent before.
+    #[serde(default)]
+    pub bytes_resent: u64,
     /// Events that were given up, each of them kept as a dead letter.
     pub events_dead_lettered: u64,
     /// Attempts to keep a dead letter that failed.

@@ -1,6 +1,7 @@
 //! Connections to collectors: the balancer's seams, made of Lumberjack.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use pikepole_lumberjack::encode::EncodedWindow;
 use pikepole_lumberjack::{Acked, Refused, Sender};
 use tokio::time::Instant;
 
-use crate::balance::{Ack, Connection, Dial, Key, LinkError, Read, Why, Write, kernel_tells, path_probe};
+use crate::balance::{Ack, Connection, Dial, Key, LinkError, Read, Why, Write, path_probe};
 use crate::config::CollectorsConfig;
 
 /// Between two probes of an idle connection, by the kernel.
@@ -19,6 +20,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Collectors {
     connector: Connector,
+    /// With a probe, and without one.
+    user_timeouts: [Duration; 2],
+    was_told: AtomicBool,
 }
 
 impl Collectors {
@@ -30,14 +34,26 @@ impl Collectors {
         });
         let options = client::Options {
             connect_timeout: config.connect_timeout,
-            // Where the kernel can be asked, the balancer knows better than this option which host is gone: the
-            // option also ends connections to collectors that are alive and have closed their window.
-            user_timeout: if kernel_tells() { config.progress } else { config.user_timeout },
             // Unanswered probes are what tells of a host that vanished while nothing was in flight.
             keep_alive: PROBE_EVERY,
             ..client::Options::default()
         };
-        Ok(Self { connector: Connector::new(options, tls.as_ref())? })
+        let user_timeouts = [config.progress, config.user_timeout];
+        let connector = Connector::new(options, tls.as_ref())?;
+        Ok(Self { connector, user_timeouts, was_told: AtomicBool::new(false) })
+    }
+
+    /// Where the kernel can be asked, the balancer knows better than `TCP_USER_TIMEOUT` which host is gone: the
+    /// option also ends connections to collectors that are alive and have closed their window.
+    fn user_timeout(&self, has_probe: bool) -> Duration {
+        let [with, without] = self.user_timeouts;
+        if !has_probe && !self.was_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the kernel does not tell of connections over netlink; TCP_USER_TIMEOUT is used, which also ends \
+                 those to collectors that are busy: allow AF_NETLINK"
+            );
+        }
+        if has_probe { with } else { without }
     }
 }
 
@@ -80,8 +96,13 @@ impl Dial for Collectors {
     type Reader = Reader;
 
     async fn connect(&self, to: &Key) -> Result<Connection<Writer, Reader>, LinkError> {
-        let (writer, reader) = self.connector.connect(to.address).await.map_err(|error| failed(&error))?;
-        let probe = path_probe(writer.local_addr(), to.address);
+        let mut probe = None;
+        let user_timeout = |local| {
+            probe = path_probe(local, to.address);
+            self.user_timeout(probe.is_some())
+        };
+        let connected = self.connector.connect_with(to.address, user_timeout).await;
+        let (writer, reader) = connected.map_err(|error| failed(&error))?;
         let sender = Arc::new(Mutex::new(Sender::new(Duration::ZERO)));
         let acks = Acks { began: Instant::now(), sender };
         let reader = Reader { reader, acks: acks.clone(), read: VecDeque::new(), refused: None };

@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pikepole_fleet::Timestamp;
+use pikepole_spool::Recovered;
 use tokio::time::Instant;
 
 use super::REPORT_EVERY;
-use super::status::{DeadLetterStatus, LogPathStatus, SpoolState, SpoolStatus};
+use super::status::{Amount, DeadLetterStatus, LogPathStatus, SpoolState, SpoolStatus};
 use crate::config::SpoolConfig;
 use crate::guard::Forecast;
 use crate::queue::QueueStats;
-use crate::tail::TailStatus;
+use crate::tail::{SectionStatus, TailStatus};
 use crate::trouble::Kind;
 
 /// Losses are trouble for this long after the last one.
@@ -52,6 +53,14 @@ impl Losses {
         self.seen = Some(count);
         self.rose.is_some_and(|rose| now.saturating_duration_since(rose) < FRESH)
     }
+}
+
+/// What the tail could not read. What is missing may be found again.
+#[derive(Debug, Default)]
+struct TailLosses {
+    truncated: Losses,
+    missing: Losses,
+    forgotten: Losses,
 }
 
 /// Whether the spool's thread is heard, and makes durable what it has.
@@ -94,12 +103,14 @@ pub(super) struct Observer {
     damaged: Losses,
     dead: Losses,
     dead_given_up: Losses,
-    rest_missing: Losses,
+    tail: TailLosses,
+    torn: Amount,
+    torn_bytes: u64,
 }
 
 impl Observer {
-    /// `opened` is how the spool was at the start; damage that was found then is news.
-    pub(super) fn new(opened: &QueueStats, found_damage: bool, now: Instant) -> Self {
+    /// `opened` is how the spool was at the start, `recovered` what that found; damage is news.
+    pub(super) fn new(opened: &QueueStats, recovered: &Recovered, now: Instant) -> Self {
         let totals = &opened.spool.totals;
         Self {
             forecast: Forecast::default(),
@@ -108,11 +119,13 @@ impl Observer {
             dropped: Losses { seen: Some(totals.dropped.events), rose: None },
             damaged: Losses {
                 seen: Some(totals.damaged_bytes.saturating_add(totals.damaged.blocks)),
-                rose: found_damage.then_some(now),
+                rose: recovered.is_damaged().then_some(now),
             },
             dead: Losses::from_zero(),
             dead_given_up: Losses::from_zero(),
-            rest_missing: Losses::default(),
+            tail: TailLosses { forgotten: Losses::from_zero(), ..TailLosses::default() },
+            torn: recovered.torn.into(),
+            torn_bytes: recovered.torn_bytes,
         }
     }
 
@@ -153,6 +166,8 @@ impl Observer {
             dropped: spool.totals.dropped.into(),
             damaged: spool.totals.damaged.into(),
             damaged_bytes: spool.totals.damaged_bytes,
+            torn: self.torn,
+            torn_bytes: self.torn_bytes,
             failures: stats.failures,
             trouble,
         }
@@ -238,9 +253,20 @@ impl Observer {
         if tail.sections.is_empty() {
             return; // it has not looked yet
         }
-        let missing = tail.sections.iter().map(|section| section.rest_missing).sum();
-        if self.rest_missing.are_fresh(missing, now) {
-            let detail = format!("{missing} files were truncated, and no copy is found of what was not read");
+        let sum = |count: fn(&SectionStatus) -> u64| tail.sections.iter().map(count).sum::<u64>();
+        let (truncated, missing) = (sum(|s| s.rest_missing), sum(|s| s.missing_bytes));
+        let (files, bytes) = (sum(|s| s.lost_files), sum(|s| s.lost_bytes));
+        let losses = &mut self.tail;
+        let is_fresh = [
+            losses.truncated.are_fresh(truncated, now),
+            losses.missing.are_fresh(missing, now),
+            losses.forgotten.are_fresh(files, now),
+        ];
+        if is_fresh.contains(&true) {
+            let detail = format!(
+                "not read: {missing} bytes of files that are nowhere now, what {truncated} truncated files had of \
+                 which no copy is found, and {bytes} bytes of {files} files that are given up since the start"
+            );
             tell(Kind::TailLost, "tail", detail);
         }
     }

@@ -95,6 +95,11 @@ pub struct SpoolStatus {
     pub damaged: Amount,
     /// Bytes that damage took.
     pub damaged_bytes: u64,
+    /// What was being written when the agent stopped last, and was cut off at the start. Nobody had been told that it is
+    /// there.
+    pub torn: Amount,
+    /// Bytes of it in the spool's files.
+    pub torn_bytes: u64,
     /// Writes, syncs and reads that failed since the start.
     pub failures: u64,
     /// What is wrong.

@@ -2,31 +2,64 @@
 //!
 //! Invariant: a task ends with its connection, and says why exactly once.
 
-use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use pikepole_spool::Block;
-use tokio::sync::{Semaphore, mpsc};
+use pikepole_spool::{Block, Seq};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::balance::planner::{Batch, Unsendable};
-use crate::balance::{Ack, Connection, Encode, LinkError, Read, Source, Write};
+use crate::balance::{Ack, Connection, Encode, LinkError, Part, Read, Source, Write};
 
 /// What connections tell the deciding task.
 pub(super) enum Event<W, R> {
     Connected(u64, Connection<W, R>),
     Closed(u64, LinkError),
-    Written(u64),
-    Unsendable(u64, u64, Unsendable),
+    Begun(u64, u64),
+    Written(u64, u64),
+    Unsendable(u64, u64, Seq, Unsendable),
     Ack(u64, Ack),
 }
 
 /// A window to be written.
 pub(super) struct Job {
     pub(super) number: u64,
-    pub(super) batch: Batch,
-    /// `None`: it is read from the queue once more.
-    pub(super) block: Option<Arc<Block>>,
+    /// `None`: the block is read from the queue once more.
+    pub(super) parts: Vec<(Batch, Option<Arc<Block>>)>,
+}
+
+/// The windows that wait for the writer of a connection. They are few: the planner limits what is in flight.
+#[derive(Default)]
+pub(super) struct Jobs {
+    waiting: Mutex<VecDeque<Job>>,
+    news: Notify,
+}
+
+impl Jobs {
+    pub(super) fn push(&self, job: Job) {
+        self.lock().push_back(job);
+        self.news.notify_one();
+    }
+
+    /// Takes everything back; the numbers of what the writer will not write.
+    pub(super) fn recall(&self) -> Vec<u64> {
+        self.lock().drain(..).map(|job| job.number).collect()
+    }
+
+    async fn next(&self) -> Job {
+        loop {
+            let job = self.lock().pop_front();
+            match job {
+                Some(job) => return job,
+                None => self.news.notified().await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a writer works with.
@@ -48,17 +81,18 @@ impl<E: Encode> Encoders<E> {
         Self { make, idle: Mutex::new(Vec::new()), permits: Semaphore::new(count.max(1)) }
     }
 
-    pub(super) async fn encode(&self, block: Arc<Block>, events: Range<u32>) -> Result<E::Window, String> {
-        self.with(move |encoder| encoder.encode(&block, events)).await
+    pub(super) async fn encode(&self, parts: Vec<Part>) -> Result<E::Window, (Seq, String)> {
+        let first = parts.first().map_or(Seq(0), |part| part.block.seq);
+        self.with(move |encoder| encoder.encode(&parts)).await.unwrap_or_else(|why| Err((first, why)))
     }
 
     pub(super) async fn event(&self, block: Arc<Block>, index: u32) -> Result<Bytes, String> {
-        self.with(move |encoder| encoder.event(&block, index)).await
+        self.with(move |encoder| encoder.event(&block, index)).await.flatten()
     }
 
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut E) -> Result<T, String> + Send + 'static,
+        work: impl FnOnce(&mut E) -> T + Send + 'static,
     ) -> Result<T, String> {
         let _permit = self.permits.acquire().await.map_err(|_| "the agent stops".to_string())?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -70,45 +104,51 @@ impl<E: Encode> Encoders<E> {
         // One that panicked is not used again; what it choked on is no block of events.
         let (encoder, result) = work.await.map_err(|error| format!("the encoder failed: {error}"))?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
-        result
+        Ok(result)
     }
 }
 
 /// Encodes and writes windows until the connection fails or is dropped.
-pub(super) async fn write<S, E, W, R>(
-    conn: u64,
-    mut writer: W,
-    mut jobs: mpsc::Receiver<Job>,
-    tools: Tools<S, E, W, R>,
-) where
+pub(super) async fn write<S, E, W, R>(conn: u64, mut writer: W, jobs: Arc<Jobs>, tools: Tools<S, E, W, R>)
+where
     S: Source,
     E: Encode,
     W: Write<E::Window>,
     R: Read,
 {
-    while let Some(Job { number, batch, block }) = jobs.recv().await {
-        let block = match block {
-            Some(block) => Some(block),
-            None => tools.source.read(batch.seq).await,
-        };
-        let window = match block {
-            None => Err(Unsendable::Gone),
-            Some(block) => {
-                tools.encoders.encode(block, batch.from..batch.to).await.map_err(Unsendable::Malformed)
+    loop {
+        let Job { number, parts } = jobs.next().await;
+        let events = parts.iter().map(|(batch, _)| batch.events()).sum();
+        let window = match window(parts, &tools).await {
+            Ok(window) => window,
+            Err((seq, why)) => {
+                tell(&tools.news, Event::Unsendable(conn, number, seq, why)).await;
+                continue;
             }
         };
-        let event = match window {
-            Err(why) => Event::Unsendable(conn, number, why),
-            Ok(window) => match writer.write(number, batch.events(), window).await {
-                Ok(()) => Event::Written(conn),
-                Err(error) => {
-                    tell(&tools.news, Event::Closed(conn, error)).await;
-                    return;
-                }
-            },
-        };
-        tell(&tools.news, event).await;
+        tell(&tools.news, Event::Begun(conn, number)).await;
+        if let Err(error) = writer.write(number, events, window).await {
+            tell(&tools.news, Event::Closed(conn, error)).await;
+            return;
+        }
+        tell(&tools.news, Event::Written(conn, number)).await;
     }
+}
+
+/// Reads what is not in memory, and encodes.
+async fn window<S: Source, E: Encode, W, R>(
+    batches: Vec<(Batch, Option<Arc<Block>>)>,
+    tools: &Tools<S, E, W, R>,
+) -> Result<E::Window, (Seq, Unsendable)> {
+    let mut parts = Vec::with_capacity(batches.len());
+    for (batch, block) in batches {
+        let block = match block {
+            Some(block) => block,
+            None => tools.source.read(batch.seq).await.ok_or((batch.seq, Unsendable::Gone))?,
+        };
+        parts.push(Part { block, events: batch.from..batch.to });
+    }
+    tools.encoders.encode(parts).await.map_err(|(seq, why)| (seq, Unsendable::Malformed(why)))
 }
 
 /// Reads acks until the connection ends.

@@ -12,12 +12,10 @@ use pikepole_spool::Seq;
 use tokio::time::Instant;
 
 use super::endpoint::Key;
+use super::suspicion::Suspicion;
 
 /// Earlier tries of a part whose acks are still understood.
 const TRIES: usize = 4;
-/// Closings that are remembered of one part.
-const STRIKES: usize = 8;
-
 /// Events of a block that are delivered together, as one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Batch {
@@ -38,50 +36,6 @@ impl Batch {
     fn halves(self) -> Option<[Self; 2]> {
         let middle = self.from + self.events() / 2;
         (self.events() > 1).then_some([Self { to: middle, ..self }, Self { from: middle, ..self }])
-    }
-}
-
-/// A collector closed the connection on a part that was alone there.
-#[derive(Debug, Clone)]
-pub(super) struct Strike {
-    pub(super) by: Arc<Key>,
-    pub(super) at: Instant,
-    /// That connection had acked something else before.
-    pub(super) proven: bool,
-    /// The collector went on and acked something else afterwards.
-    pub(super) confirmed: bool,
-}
-
-/// What is held against a part.
-#[derive(Debug, Clone)]
-pub(super) struct Suspicion {
-    /// Who closed while it was in flight, alone or not.
-    pub(super) avoid: BTreeSet<Arc<Key>>,
-    /// Who closed on it alone.
-    pub(super) strikes: Vec<Strike>,
-    /// It waits until then.
-    pub(super) not_before: Instant,
-    /// It is a part of something that was proven bad.
-    pub(super) is_part: bool,
-}
-
-impl Suspicion {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { avoid: BTreeSet::new(), strikes: Vec::new(), not_before: now, is_part: false }
-    }
-
-    pub(super) fn strike(&mut self, strike: Strike) {
-        if self.strikes.len() == STRIKES {
-            self.strikes.remove(0);
-        }
-        self.strikes.push(strike);
-    }
-
-    /// How often, and by how many different collectors, among the strikes that count.
-    pub(super) fn weigh(&self, counts: impl Fn(&Strike) -> bool) -> (usize, usize) {
-        let counted: Vec<_> = self.strikes.iter().filter(|s| counts(s)).collect();
-        let by: BTreeSet<_> = counted.iter().map(|s| &s.by).collect();
-        (counted.len(), by.len())
     }
 }
 
@@ -106,17 +60,31 @@ pub(super) struct Work {
     pub(super) whole: bool,
     /// It was sent before.
     pub(super) again: bool,
+    /// It shares no window with others: one that it shared was too much.
+    lone: bool,
     numbers: Vec<u64>,
+}
+
+/// What a part weighs that may go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weight {
+    pub(super) bytes: u64,
+    pub(super) lone: bool,
 }
 
 /// All parts that are in the planner's hands.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     work: BTreeMap<Batch, Work>,
-    plain: BTreeSet<Batch>,
-    suspects: BTreeSet<Batch>,
+    plain: BTreeMap<Batch, Weight>,
+    /// Events and bytes of `plain`.
+    waiting: (u64, u64),
+    suspects: BTreeMap<Batch, u64>,
+    groups: BTreeMap<u64, BTreeSet<Batch>>,
+    next_group: u64,
+    graves: BTreeSet<Batch>,
     parts: BTreeMap<Seq, u32>,
-    numbers: BTreeMap<u64, Batch>,
+    numbers: BTreeMap<u64, Vec<Batch>>,
     bytes: u64,
 }
 
@@ -133,8 +101,9 @@ impl Pool {
 
     fn insert(&mut self, batch: Batch, bytes: u64, suspicion: Option<Suspicion>) {
         let place = Place::Ready;
-        let again = suspicion.is_some();
-        let work = Work { bytes, place, suspicion, verdict: None, whole: false, again, numbers: Vec::new() };
+        let (verdict, numbers) = (None, Vec::new());
+        let work =
+            Work { bytes, place, suspicion, verdict, whole: false, again: false, lone: false, numbers };
         self.work.insert(batch, work);
         *self.parts.entry(batch.seq).or_default() += 1;
         self.bytes += bytes;
@@ -143,12 +112,31 @@ impl Pool {
 
     /// Puts a part where its state says.
     fn index(&mut self, batch: Batch) {
-        self.plain.remove(&batch);
-        self.suspects.remove(&batch);
-        match self.work.get(&batch) {
-            Some(Work { place: Place::Ready, suspicion: None, .. }) => _ = self.plain.insert(batch),
-            Some(Work { place: Place::Ready, suspicion: Some(_), .. }) => _ = self.suspects.insert(batch),
-            _ => {}
+        let events = u64::from(batch.events());
+        if let Some(weight) = self.plain.remove(&batch) {
+            self.waiting = (self.waiting.0 - events, self.waiting.1 - weight.bytes);
+        }
+        if let Some(group) = self.suspects.remove(&batch)
+            && let Some(members) = self.groups.get_mut(&group)
+        {
+            members.remove(&batch);
+            if members.is_empty() {
+                self.groups.remove(&group);
+            }
+        }
+        self.graves.remove(&batch);
+        let Some(work) = self.work.get(&batch) else { return };
+        match (work.place, &work.suspicion) {
+            (Place::Ready, None) => {
+                self.waiting = (self.waiting.0 + events, self.waiting.1 + work.bytes);
+                self.plain.insert(batch, Weight { bytes: work.bytes, lone: work.lone });
+            }
+            (Place::Ready, Some(suspicion)) => {
+                self.suspects.insert(batch, suspicion.group);
+                self.groups.entry(suspicion.group).or_default().insert(batch);
+            }
+            (Place::Burying(_), _) => _ = self.graves.insert(batch),
+            (Place::Flying(_), _) => {}
         }
     }
 
@@ -160,16 +148,28 @@ impl Pool {
         }
     }
 
-    /// It was sent as `number`.
-    pub(super) fn sent(&mut self, batch: Batch, conn: u64, number: u64) {
-        let Some(work) = self.work.get_mut(&batch) else { return };
-        work.place = Place::Flying(conn);
-        if work.numbers.len() == TRIES {
-            self.numbers.remove(&work.numbers.remove(0));
+    /// They were sent together, as `number`.
+    pub(super) fn sent(&mut self, batches: &[Batch], conn: u64, number: u64) {
+        for batch in batches {
+            let Some(work) = self.work.get_mut(batch) else { continue };
+            work.place = Place::Flying(conn);
+            let oldest = (work.numbers.len() == TRIES).then(|| work.numbers.remove(0));
+            work.numbers.push(number);
+            if let Some(oldest) = oldest {
+                self.unname(oldest, *batch);
+            }
+            self.index(*batch);
         }
-        work.numbers.push(number);
-        self.numbers.insert(number, batch);
-        self.index(batch);
+        self.numbers.insert(number, batches.to_vec());
+    }
+
+    fn unname(&mut self, number: u64, batch: Batch) {
+        if let Some(named) = self.numbers.get_mut(&number) {
+            named.retain(|other| *other != batch);
+            if named.is_empty() {
+                self.numbers.remove(&number);
+            }
+        }
     }
 
     /// It is delivered or given up; the block, if that was its last part.
@@ -188,25 +188,62 @@ impl Pool {
     fn remove(&mut self, batch: Batch) -> Option<Work> {
         let work = self.work.remove(&batch)?;
         for number in &work.numbers {
-            self.numbers.remove(number);
+            self.unname(*number, batch);
         }
         self.bytes -= work.bytes;
         self.index(batch);
         Some(work)
     }
 
-    /// Makes two of one; each is as suspect as the whole was, with nothing proven against it.
-    pub(super) fn split(&mut self, batch: Batch, now: Instant) {
+    /// Makes two of one group; each is as suspect as the whole was, with nothing proven against it. A group of
+    /// several parts is first split between them.
+    pub(super) fn split(&mut self, group: u64, now: Instant) {
+        let members: Vec<Batch> = self.group(group).collect();
+        let mut suspect = || {
+            self.next_group += 1;
+            Suspicion { is_part: true, ..Suspicion::new(self.next_group, now) }
+        };
+        let suspicions = [suspect(), suspect()];
+        if let [batch] = members.as_slice() {
+            return self.halve(*batch, suspicions.map(Some));
+        }
+        let (first, second) = members.split_at(members.len() / 2);
+        for (half, suspicion) in [first, second].into_iter().zip(suspicions) {
+            for batch in half {
+                self.change(*batch, |work| work.suspicion = Some(suspicion.clone()));
+            }
+        }
+    }
+
+    /// They were too much for one window.
+    pub(super) fn lighten(&mut self, batches: &[Batch]) {
+        match batches {
+            [batch] => {
+                let is_plain = self.plain.contains_key(batch);
+                if is_plain {
+                    self.halve(*batch, [None, None]);
+                }
+            }
+            _ => batches.iter().for_each(|batch| self.change(*batch, |work| work.lone = true)),
+        }
+    }
+
+    fn halve(&mut self, batch: Batch, suspicions: [Option<Suspicion>; 2]) {
         let Some(halves) = batch.halves() else { return };
         let Some(work) = self.remove(batch) else { return };
-        for half in halves {
-            let bytes = share(work.bytes, batch.events(), half.events());
-            let suspicion = Suspicion { is_part: true, ..Suspicion::new(now) };
-            self.insert(half, bytes, Some(suspicion));
+        for (half, suspicion) in halves.into_iter().zip(suspicions) {
+            self.insert(half, share(work.bytes, batch.events(), half.events()), suspicion);
+            self.change(half, |part| (part.again, part.lone) = (work.again, true));
         }
         if let Some(parts) = self.parts.get_mut(&batch.seq) {
             *parts -= 1;
         }
+    }
+
+    /// For what becomes suspect together.
+    pub(super) const fn new_group(&mut self) -> u64 {
+        self.next_group += 1;
+        self.next_group
     }
 
     /// Everything of a block that is no more; how many events.
@@ -224,18 +261,47 @@ impl Pool {
         self.work.get(&batch)
     }
 
-    pub(super) fn by_number(&self, number: u64) -> Option<Batch> {
-        self.numbers.get(&number).copied()
+    /// What was sent as `number` and is not settled; the number means nothing from now on.
+    pub(super) fn take_number(&mut self, number: u64) -> Vec<Batch> {
+        self.numbers.remove(&number).unwrap_or_default()
     }
 
     /// Ready, nothing held against them, oldest first.
-    pub(super) const fn plain(&self) -> &BTreeSet<Batch> {
+    pub(super) const fn plain(&self) -> &BTreeMap<Batch, Weight> {
         &self.plain
     }
 
-    /// Ready and suspect, oldest first.
-    pub(super) const fn suspects(&self) -> &BTreeSet<Batch> {
-        &self.suspects
+    /// Events and bytes that are ready and plain.
+    pub(super) const fn waiting(&self) -> (u64, u64) {
+        self.waiting
+    }
+
+    /// Groups that are ready and suspect, with the suspicion that all parts of each share.
+    pub(super) fn suspects(&self) -> impl Iterator<Item = (u64, &Suspicion)> {
+        self.groups.iter().filter_map(|(group, members)| {
+            let work = members.first().and_then(|first| self.work.get(first))?;
+            Some((*group, work.suspicion.as_ref()?))
+        })
+    }
+
+    /// The parts of a group, oldest first.
+    pub(super) fn group(&self, group: u64) -> impl Iterator<Item = Batch> {
+        self.groups.get(&group).into_iter().flatten().copied()
+    }
+
+    /// The only event of a group, if it has no more.
+    pub(super) fn single(&self, group: u64) -> Option<Batch> {
+        let mut members = self.group(group);
+        members.next().filter(|batch| batch.events() == 1 && members.next().is_none())
+    }
+
+    pub(super) fn count_suspects(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// What becomes a dead letter.
+    pub(super) fn graves(&self) -> impl Iterator<Item = (Batch, &Work)> {
+        self.graves.iter().filter_map(|batch| self.work.get(batch).map(|work| (*batch, work)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Batch, &Work)> {

@@ -1,4 +1,4 @@
-//! Deals batches out: the next one to a collector with room, by power of two choices.
+//! Deals batches out: the next window to a collector with room, by power of two choices.
 //!
 //! Invariant: oldest first among what is ready; a suspect has its connection to itself.
 
@@ -7,11 +7,16 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::batch::Batch;
-use super::endpoint::{Endpoint, Flight, Key, Up};
-use super::{Action, Planner};
+use super::endpoint::{Endpoint, Key};
+use super::up::{Flight, Stage, Up};
+use super::{Action, MOST_WINDOWS, Planner};
 
 /// Parts in the planner's hands, however small they are.
-const MOST_PARTS: usize = 1024;
+const MOST_PARTS: usize = 4096;
+/// Bytes of blocks that share a window; less if little may be in flight.
+const MOST_SHARED: u64 = 1 << 20;
+/// A block with less than this part of a full window is worth the work of making it share one.
+const SMALL: u64 = 4;
 /// Seconds: collectors that ack within it are alike.
 const ALIKE: f64 = 0.005;
 /// The size of a block before one was seen.
@@ -22,40 +27,66 @@ impl Planner {
         if self.is_stopping {
             return;
         }
-        self.fetch(now);
         let reserved = self.reserve(now);
-        while let Some(batch) = self.pool.plain().first().copied() {
-            let bytes = self.pool.get(batch).map_or(0, |work| work.bytes);
-            let Some(key) = self.choose(bytes, &reserved, now) else { break };
-            self.send(&key, batch, false, now);
+        while let Some((_, first)) = self.pool.plain().first_key_value() {
+            let Some(key) = self.choose(first.bytes, &reserved, now) else { break };
+            let run = self.run(&key);
+            self.send(&key, run, false, now);
         }
         self.fetch(now);
-        for (batch, key) in reserved {
+        for (group, key) in reserved {
             let is_free = self.endpoints.get(&key).is_some_and(|endpoint| !endpoint.is_busy());
             if is_free {
-                self.send(&key, batch, true, now);
+                let run = self.pool.group(group).collect();
+                self.send(&key, run, true, now);
             }
         }
     }
 
-    /// Asks for the next block if somebody has room for it.
+    /// Asks for the next block if somebody is there. While all are busy, blocks are taken up to one window: the
+    /// small ones will share it. So where acks are slow it is windows that are few, not events.
     pub(super) fn fetch(&mut self, now: Instant) {
         let bytes = if self.typical == 0 { TYPICAL } else { self.typical };
-        if self.is_stopping
-            || self.fetching.is_some()
-            || !self.pool.plain().is_empty()
-            || self.pool.len() >= MOST_PARTS
-        {
+        if self.is_stopping || self.fetching.is_some() || self.pool.len() >= MOST_PARTS {
             return;
         }
-        let load = self.load();
+        let (events, waiting) = self.pool.waiting();
+        let most = self.most_shared();
+        // One that is small always fits in.
+        let is_window = events + most.0 / SMALL > most.0 || waiting + most.1 / SMALL > most.1;
         let held: u64 = self.pool.bytes();
-        let most = self.policy.max_in_flight.saturating_mul(2);
-        let is_wanted = self.ups().any(|(_, up)| fits(up, bytes, load));
-        if is_wanted && (held == 0 || held + bytes <= most) {
+        let limit = self.policy.max_in_flight.saturating_mul(2);
+        if !is_window && (held == 0 || held + bytes <= limit) && self.ups().next().is_some() {
             self.fetching = Some(now);
             self.actions.push(Action::Fetch);
         }
+    }
+
+    /// Events and bytes of blocks that share a window.
+    fn most_shared(&self) -> (u64, u64) {
+        let bytes = MOST_SHARED.min(self.policy.max_in_flight / MOST_WINDOWS as u64);
+        (self.policy.window.into(), bytes)
+    }
+
+    /// What goes next, to a collector with room for the first: one block as it is, or several small ones.
+    fn run(&self, key: &Arc<Key>) -> Vec<Batch> {
+        let most = self.most_shared();
+        let (load, up) = (self.load(), self.endpoints.get(key).and_then(Endpoint::up));
+        let (mut run, mut events, mut bytes) = (Vec::new(), 0, 0);
+        for (batch, weight) in self.pool.plain() {
+            let own = u64::from(batch.events());
+            (events, bytes) = (events + own, bytes + weight.bytes);
+            let is_small = !weight.lone && own * SMALL <= most.0 && weight.bytes * SMALL <= most.1;
+            let is_room = events <= most.0 && bytes <= most.1 && up.is_some_and(|up| fits(up, bytes, load));
+            if !(run.is_empty() || is_small && is_room) {
+                break;
+            }
+            run.push(*batch);
+            if !is_small {
+                break;
+            }
+        }
+        run
     }
 
     fn load(&self) -> Load {
@@ -63,7 +94,7 @@ impl Planner {
         Load { total: self.in_flight(), most, own: (most / count.max(1)).saturating_mul(2).min(most) }
     }
 
-    fn choose(&mut self, bytes: u64, reserved: &[(Batch, Arc<Key>)], now: Instant) -> Option<Arc<Key>> {
+    fn choose(&mut self, bytes: u64, reserved: &[(u64, Arc<Key>)], now: Instant) -> Option<Arc<Key>> {
         let load = self.load();
         let is_free = |key: &Arc<Key>| !reserved.iter().any(|(_, other)| other == key);
         let mut open: Vec<(Arc<Key>, bool)> = self
@@ -99,26 +130,15 @@ impl Planner {
         if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 }
     }
 
-    fn send(&mut self, key: &Arc<Key>, batch: Batch, alone: bool, now: Instant) {
-        let Some(work) = self.pool.get(batch) else { return };
-        let (bytes, again) = (work.bytes, work.again);
-        let Some(endpoint) = self.endpoints.get_mut(key) else { return };
-        let counts = &mut endpoint.counts;
-        counts.windows_sent += 1;
-        counts.events_sent += u64::from(batch.events());
-        counts.bytes_sent += bytes;
-        self.totals.events_sent += u64::from(batch.events());
-        self.totals.bytes_sent += bytes;
-        if again {
-            counts.events_resent += u64::from(batch.events());
-            self.totals.events_resent += u64::from(batch.events());
-        }
-        let Some(up) = endpoint.up_mut() else { return };
+    fn send(&mut self, key: &Arc<Key>, batches: Vec<Batch>, alone: bool, now: Instant) {
+        let bytes = batches.iter().filter_map(|batch| self.pool.get(*batch)).map(|work| work.bytes).sum();
+        let Some(up) = self.endpoints.get_mut(key).and_then(Endpoint::up_mut) else { return };
         self.next_number += 1;
         let (conn, number) = (up.conn, self.next_number);
-        up.sent(Flight { number, batch, bytes, sent: now, alone });
-        self.pool.sent(batch, conn, number);
-        self.actions.push(Action::Send { conn, number, batch });
+        let stage = Stage::Planned;
+        up.sent(Flight { number, batches: batches.clone(), bytes, sent: now, alone, stage });
+        self.pool.sent(&batches, conn, number);
+        self.actions.push(Action::Send { conn, number, batches });
     }
 }
 

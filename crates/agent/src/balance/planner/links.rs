@@ -9,16 +9,20 @@ use std::time::Duration;
 use pikepole_api::v1;
 use tokio::time::Instant;
 
-use super::batch::{Place, Strike, Suspicion};
-use super::endpoint::{Endpoint, Flight, Key, Link, Up, Why};
+use super::batch::Place;
+use super::endpoint::{Endpoint, Key, Link, Why};
+use super::suspicion::{Strike, Suspicion};
+use super::up::{Flight, Stage, Up};
 use super::{Action, Known, Planner, ROSTERS, pace};
 
 /// While no collector is connected, none is left alone for longer than this.
 const LONGEST_ALONE: Duration = Duration::from_secs(3);
 /// The first attempt after a collector closed on something: between once and twice this.
 const EARLY: Duration = Duration::from_millis(75);
-/// A connection that ends in order after this time, with nothing in flight, is no failure.
+/// A connection that the collector ends after this time, with nothing in flight, is no failure.
 const CALM: Duration = Duration::from_secs(10);
+/// A collector that acked something within this time works: if it closes on a suspect, that is no failure of it.
+const WORKS: Duration = Duration::from_secs(600);
 /// Collectors of one fleet. More are not connected to; the roster's order decides.
 const MOST_COLLECTORS: usize = 1024;
 
@@ -39,7 +43,12 @@ impl Planner {
             present.insert(key);
         }
         for (key, endpoint) in &mut self.endpoints {
-            endpoint.wanted = sendable.contains(key);
+            let was_wanted = std::mem::replace(&mut endpoint.wanted, sendable.contains(key));
+            if was_wanted && !endpoint.wanted {
+                // What is not on the wire yet goes elsewhere.
+                let up = endpoint.up().filter(|up| up.flight.iter().any(|f| f.stage == Stage::Planned));
+                self.actions.extend(up.map(|up| Action::Recall { conn: up.conn }));
+            }
             endpoint.gone = if present.contains(key) { None } else { endpoint.gone.or(Some(now)) };
         }
         if self.rosters.len() == ROSTERS {
@@ -53,9 +62,7 @@ impl Planner {
         let Some(key) = self.conns.get(&conn) else { return };
         let Some(endpoint) = self.endpoints.get_mut(key) else { return };
         if matches!(endpoint.link, Link::Connecting { .. }) {
-            endpoint.link = Link::Up(Box::new(Up::new(conn, now)));
-            endpoint.last_up = Some(now);
-            endpoint.counts.connects += 1;
+            endpoint.connected(conn, now);
         }
     }
 
@@ -72,12 +79,15 @@ impl Planner {
         for (key, endpoint) in &mut self.endpoints {
             if let Some(up) = endpoint.up_mut() {
                 up.tick(now);
-                if up.probe(now) {
-                    self.actions.push(Action::Probe { conn: up.conn });
-                }
             }
-            if let Some((at, why)) = limit(endpoint, &self.policy)
+            let is_asked = endpoint.up_mut().is_some_and(|up| up.probe(now));
+            if is_asked {
+                self.actions.extend(endpoint.conn().map(|conn| Action::Probe { conn }));
+            }
+            // What the kernel said last is old by now: its next answer, which follows at once, is judged.
+            if let Some((at, why)) = time_limit(endpoint, &self.policy)
                 && at <= now
+                && !(is_asked && why == Why::NoTcpAck)
             {
                 over.push((key.clone(), why, endpoint.conn()));
             }
@@ -117,7 +127,7 @@ impl Planner {
     }
 
     pub(super) fn link_wake(&self, endpoint: &Endpoint) -> Option<Instant> {
-        let limit = limit(endpoint, &self.policy).map(|(at, _)| at);
+        let limit = time_limit(endpoint, &self.policy).map(|(at, _)| at);
         let next = match &endpoint.link {
             Link::Down if endpoint.wanted && !self.is_stopping => {
                 Some(retry(endpoint, self.ups().next().is_none()))
@@ -130,45 +140,46 @@ impl Planner {
 
     fn drop_link(&mut self, key: &Arc<Key>, why: Why, detail: &str, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(key) else { return };
-        let link = std::mem::replace(&mut endpoint.link, Link::Down);
-        let (conn, flights) = match link {
+        let (conn, up) = match std::mem::replace(&mut endpoint.link, Link::Down) {
             Link::Down => return,
-            Link::Connecting { conn, .. } => {
-                endpoint.failures = endpoint.failures.saturating_add(1);
-                (conn, None)
-            }
-            Link::Up(up) => {
-                endpoint.last_up = Some(now);
-                let was_useful = up.windows > 0 || now.saturating_duration_since(up.since) >= CALM;
-                let is_calm = why == Why::Closed && up.flight.is_empty() && was_useful;
-                endpoint.failures = if is_calm { 0 } else { endpoint.failures.saturating_add(1) };
-                (up.conn, Some((up.flight, up.windows > 0)))
-            }
+            Link::Connecting { conn, .. } => (conn, None),
+            Link::Up(up) => (up.conn, Some(up)),
         };
         self.conns.remove(&conn);
-        *endpoint.counts.failures.entry(why.as_str()).or_default() += 1;
-        if endpoint.failures > 0 {
+        let end = End::of(up.as_deref(), why, endpoint, now);
+        let is_proven = up.as_ref().is_some_and(|up| up.windows > 0);
+        if let Some(up) = &up {
+            endpoint.last_up = Some(now);
+            endpoint.learn(up, why, now);
+        }
+        match end {
+            End::Calm => endpoint.failures = 0,
+            End::Refusal => {}
+            End::Suspicious | End::Failure => endpoint.failures = endpoint.failures.saturating_add(1),
+        }
+        if end != End::Calm {
+            *endpoint.counts.failures.entry(why.as_str()).or_default() += 1;
             endpoint.last_error = Some(clean(why, detail));
         }
         endpoint.failed = Some(now);
-        let is_suspicious = endpoint.wanted && why.casts_suspicion();
-        let has_suspects = is_suspicious && flights.as_ref().is_some_and(|(flights, _)| !flights.is_empty());
-        let wait = match endpoint.failures {
+        let wait = match (end, endpoint.failures) {
             // Whether it went away or only refuses something is worth knowing.
-            1 if has_suspects => EARLY + EARLY.mul_f64(self.dice.f64()),
-            failures => pace::backoff(failures, self.dice.f64()),
+            (End::Suspicious, ..=1) => EARLY + EARLY.mul_f64(self.dice.f64()),
+            (End::Refusal, ..=1) if is_proven => EARLY + EARLY.mul_f64(self.dice.f64()),
+            (_, failures) => pace::backoff(failures, self.dice.f64()),
         };
         // When all come back together, none is waited for long.
         let is_alone = !self.endpoints.values().any(|endpoint| endpoint.wanted && endpoint.up().is_some());
         if let Some(endpoint) = self.endpoints.get_mut(key) {
             endpoint.retry = now + if is_alone { wait.min(LONGEST_ALONE) } else { wait };
         }
-        match flights {
-            None => self.absolve(key),
-            Some((flights, proven)) => {
-                for flight in flights {
-                    self.bring_back(&flight, conn, is_suspicious.then_some(proven), key, now);
-                }
+        let Some(up) = up else { return self.absolve(key) };
+        let proven = matches!(end, End::Suspicious | End::Refusal).then_some(is_proven);
+        for flight in up.flight {
+            self.bring_back(&flight, conn, proven, key, now);
+            let is_too_much = flight.stage == Stage::Begun && matches!(why, Why::Silence | Why::Progress);
+            if is_too_much {
+                self.pool.lighten(&flight.batches);
             }
         }
     }
@@ -182,29 +193,60 @@ impl Planner {
         by: &Arc<Key>,
         now: Instant,
     ) {
-        // It may have been acked at another place, or be in flight there by now.
-        if self.pool.get(flight.batch).is_none_or(|work| work.place != Place::Flying(conn)) {
-            return;
-        }
-        self.pool.change(flight.batch, |work| {
-            work.place = Place::Ready;
-            work.again = true;
-            let Some(proven) = suspicious else { return };
-            let suspicion = work.suspicion.get_or_insert_with(|| Suspicion::new(now));
-            suspicion.avoid.insert(by.clone());
-            if flight.alone {
-                suspicion.strike(Strike { by: by.clone(), at: now, proven, confirmed: false });
-                suspicion.not_before = now + super::suspects::PAUSE;
+        let group = self.pool.new_group();
+        for batch in &flight.batches {
+            // It may have been acked at another place, or be in flight there by now.
+            if self.pool.get(*batch).is_none_or(|work| work.place != Place::Flying(conn)) {
+                continue;
             }
-        });
+            self.pool.change(*batch, |work| {
+                work.place = Place::Ready;
+                work.again |= flight.stage > Stage::Planned;
+                // Of what was not written it knows nothing.
+                let Some(proven) = suspicious.filter(|_| flight.stage > Stage::Planned) else { return };
+                let suspicion = work.suspicion.get_or_insert_with(|| Suspicion::new(group, now));
+                suspicion.avoid.insert(by.clone());
+                if flight.alone {
+                    suspicion.strike(Strike { by: by.clone(), at: now, proven, confirmed: false });
+                }
+            });
+        }
+    }
+}
+
+/// What the end of a connection, or of an attempt, means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The collector closed it in peace: nothing was in flight. Logstash does it after a minute.
+    Calm,
+    /// It works, and closed on a suspect that was alone there: that is about the suspect.
+    Refusal,
+    /// It closed by itself while something was in flight.
+    Suspicious,
+    /// Anything else.
+    Failure,
+}
+
+impl End {
+    fn of(up: Option<&Up>, why: Why, endpoint: &Endpoint, now: Instant) -> Self {
+        let Some(up) = up.filter(|_| why.casts_suspicion()) else { return Self::Failure };
+        let was_useful = up.windows > 0 || now.saturating_duration_since(up.since) >= CALM;
+        let works = endpoint.last_ack.is_some_and(|at| at + WORKS > now);
+        match up.flight.front().filter(|flight| flight.stage > Stage::Planned) {
+            None if was_useful => Self::Calm,
+            _ if !endpoint.wanted => Self::Failure,
+            Some(flight) if flight.alone && works => Self::Refusal,
+            Some(_) => Self::Suspicious,
+            None => Self::Failure,
+        }
     }
 }
 
 /// When a link is left if nothing happens, and why.
-fn limit(endpoint: &Endpoint, policy: &super::Policy) -> Option<(Instant, Why)> {
+fn time_limit(endpoint: &Endpoint, policy: &super::Policy) -> Option<(Instant, Why)> {
     let own = match &endpoint.link {
         Link::Down => None,
-        Link::Connecting { since, .. } => Some((*since + policy.connect_timeout, Why::ConnectTimeout)),
+        Link::Connecting { since, .. } => Some((*since + policy.attempt_timeout, Why::ConnectTimeout)),
         Link::Up(up) => up.deadline(policy),
     };
     let gone =

@@ -28,7 +28,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let (now, stats) = (Instant::now(), QueueStats::default());
-        let observer = Observer::new(&stats, false, now);
+        let observer = Observer::new(&stats, &Recovered::default(), now);
         Self { observer, now, stats, status: LogPathStatus::default() }
     }
 
@@ -78,7 +78,7 @@ fn losses_are_trouble_for_a_while_and_old_ones_are_no_news() {
     let mut stats = QueueStats::default();
     stats.spool.totals.dropped.events = 7;
     let mut world = World::new();
-    world.observer = Observer::new(&stats, false, world.now);
+    world.observer = Observer::new(&stats, &Recovered::default(), world.now);
     world.stats = stats;
     assert_eq!(world.second(), []);
     world.stats.spool.totals.dropped.events = 8;
@@ -217,4 +217,29 @@ fn a_truncated_file_whose_rest_is_nowhere_is_told_and_not_again_after_a_restart(
     world.status.tail = tail(2);
     assert_eq!(world.second(), [Kind::TailLost]);
     assert_eq!(world.later(700), []);
+}
+
+#[test]
+fn what_files_that_are_gone_had_and_nobody_read_is_told_when_they_go_and_when_they_are_given_up() {
+    let mut world = World::new();
+    let tail = |missing_bytes, lost_files| {
+        let section = SectionStatus { missing_bytes, lost_files, ..SectionStatus::default() };
+        Some(TailStatus { sections: vec![section], ..TailStatus::default() })
+    };
+    world.status.tail = tail(0, 0);
+    assert_eq!(world.second(), []);
+    world.status.tail = tail(70, 0);
+    assert_eq!(world.second(), [Kind::TailLost]);
+    assert_eq!(world.later(700), []);
+    world.status.tail = tail(0, 1);
+    assert_eq!(world.second(), [Kind::TailLost]);
+}
+
+#[test]
+fn what_a_start_cut_off_is_shown() {
+    let mut world = World::new();
+    let recovered = Recovered { torn_bytes: 9, ..Recovered::default() };
+    world.observer = Observer::new(&world.stats, &recovered, world.now);
+    assert_eq!(world.second(), [], "nobody had been told that it is there");
+    assert_eq!(world.status.spool.torn_bytes, 9);
 }

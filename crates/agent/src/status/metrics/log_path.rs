@@ -74,8 +74,10 @@ fn tail(r: &mut Registry, tail: &TailStatus) {
     gauge(r, "tail_unwatched_folders", help, tail.unwatched_folders);
     let help = "Blocks of lines that the spool did not take; they were read again";
     counter(r, "tail_refused_blocks", help, tail.refused);
-    let [lines, bytes, cut, errors, expired, rotations] = [(); 6].map(|()| Counters::default());
-    let [files, failing, held, rest_missing, unread, pinned] = [(); 6].map(|()| Gauges::default());
+    let [lines, bytes, cut, errors, expired, lost_files, lost_bytes, rotations] =
+        [(); 8].map(|()| Counters::default());
+    let [files, failing, unreadable, rest_unreadable, held, rest_missing, missing, unread, pinned] =
+        [(); 9].map(|()| Gauges::default());
     for section in &tail.sections {
         let labels = vec![("paths", section.paths.join(" "))];
         let add = |counters: &Counters, count| {
@@ -89,9 +91,14 @@ fn tail(r: &mut Registry, tail: &TailStatus) {
         add(&cut, section.truncated_lines);
         add(&errors, section.errors_total);
         add(&expired, section.expired);
+        add(&lost_files, section.lost_files);
+        add(&lost_bytes, section.lost_bytes);
         set(&files, section.files);
         set(&failing, section.errors.len() as u64);
+        set(&unreadable, section.unreadable_files);
+        set(&rest_unreadable, section.rest_unreadable);
         set(&held, section.held);
+        set(&missing, section.missing_bytes);
         set(&rest_missing, section.rest_missing);
         set(&unread, section.unread_bytes);
         set(&pinned, section.pinned_deleted_bytes);
@@ -105,6 +112,13 @@ fn tail(r: &mut Registry, tail: &TailStatus) {
     r.register("tail_truncated_lines", "Lines that were cut or had no end", cut);
     r.register("tail_errors", "What could not be read", errors);
     r.register("tail_expired_files", "Files that were gone for so long that they were forgotten", expired);
+    r.register("tail_lost_files", "Files given up of which something was not read", lost_files);
+    r.register("tail_lost_bytes", "Bytes that are known not to have been read of files given up", lost_bytes);
+    r.register("tail_unreadable_files", "Files in a compression that is not read", unreadable);
+    let help = "Files that were not read to their end and may be one of those now";
+    r.register("tail_rest_unreadable_files", help, rest_unreadable);
+    let help = "Bytes not read in files that are nowhere now; they may be found again";
+    r.register("tail_missing_bytes", help, missing);
     r.register("tail_rotations", "Files that were renamed or truncated", rotations);
     r.register("tail_files", "Log files that are there or held open", files);
     r.register("tail_failing_files", "Log files that cannot be read as they should", failing);
@@ -162,6 +176,15 @@ fn spool(r: &mut Registry, spool: &SpoolStatus) {
     }
     let help = "Bytes of the spool's files that were not what had been written";
     counter(r, "spool_damaged_bytes", help, spool.damaged_bytes);
+    let help =
+        "Events that were being written when the agent stopped, and were cut off at its start; never acked";
+    counter(r, "spool_torn_events", help, spool.torn.events);
+    counter(
+        r,
+        "spool_torn_bytes",
+        "Bytes of the spool's files that were cut off at the start",
+        spool.torn_bytes,
+    );
     counter(r, "spool_failures", "Writes, syncs and reads of the spool that failed", spool.failures);
 }
 
@@ -196,6 +219,7 @@ fn delivery(r: &mut Registry, all: &BalanceStatus) {
             "Bytes of blocks that were sent: the relay's compressed, the tail's raw",
             all.bytes_sent,
         ),
+        ("delivery_resent_bytes", "Bytes of blocks that had been sent before", all.bytes_resent),
         (
             "delivery_acked_bytes",
             "Bytes of blocks that were acked: the relay's compressed, the tail's raw",
@@ -240,7 +264,13 @@ fn collectors(r: &mut Registry, collectors: &[CollectorStatus]) {
     );
     r.register("collector_ack_latency_seconds", "From a window to its ack, smoothed", latency);
     r.register("collector_failures", "Connections to a collector that failed or ended", failures);
-    let counts: [Count; 7] = [
+    let counts: [Count; 9] = [
+        ("resent_bytes", "Bytes of blocks a collector was sent that had been sent before", |c| {
+            c.bytes_resent
+        }),
+        ("dead_lettered_bytes", "Bytes of blocks given up because a collector closed on them", |c| {
+            c.bytes_dead_lettered
+        }),
         ("connects", "Connections to a collector that were made", |c| c.connects),
         ("sent_events", "Events that a collector was sent", |c| c.events_sent),
         ("acked_events", "Events that a collector acked", |c| c.events_acked),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::pending;
-use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::balance::{
-    Ack, Connection, DeadLetters, Dial, Encode, Key, Letter, LinkError, Read, Source, Why, Write,
+    Ack, Connection, DeadLetters, Dial, Encode, Key, Letter, LinkError, Part, Read, Source, Why, Write,
 };
 use crate::config::Order;
 
@@ -78,11 +78,15 @@ pub(super) struct Bytewise;
 impl Encode for Bytewise {
     type Window = Bytes;
 
-    fn encode(&mut self, block: &Block, events: Range<u32>) -> Result<Bytes, String> {
-        if block.body.first() == Some(&GARBAGE) {
-            return Err("garbage".into());
+    fn encode(&mut self, parts: &[Part]) -> Result<Bytes, (Seq, String)> {
+        let mut window = Vec::new();
+        for Part { block, events } in parts {
+            if block.body.first() == Some(&GARBAGE) {
+                return Err((block.seq, "garbage".into()));
+            }
+            window.extend_from_slice(&block.body[events.start as usize..events.end as usize]);
         }
-        Ok(block.body.slice(events.start as usize..events.end as usize))
+        Ok(window.into())
     }
 
     fn event(&mut self, block: &Block, index: u32) -> Result<Bytes, String> {
@@ -187,10 +191,11 @@ impl Read for PipeReader {
 }
 
 #[derive(Default)]
-pub(super) struct Letters(pub(super) Mutex<Vec<Letter>>);
+pub(super) struct Letters(pub(super) Mutex<Vec<Letter>>, pub(super) AtomicBool);
 
 impl DeadLetters for Letters {
     async fn keep(&self, letter: Letter) -> Result<(), String> {
+        assert!(!self.1.swap(false, Ordering::Relaxed), "a panic that was asked for");
         self.0.lock().unwrap().push(letter);
         Ok(())
     }

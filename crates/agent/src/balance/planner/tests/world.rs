@@ -14,12 +14,13 @@ use super::super::{Action, Batch, Key, Path, Planner, Policy, Why};
 
 pub(super) const BUDGET: u64 = 4 << 20;
 pub(super) const POLICY: Policy = Policy {
-    connect_timeout: Duration::from_secs(1),
+    attempt_timeout: Duration::from_secs(1),
     user_timeout: Duration::from_secs(2),
     silence: Duration::from_secs(10),
     progress: Duration::from_secs(60),
     zone: None,
     max_in_flight: BUDGET,
+    window: 2048,
 };
 
 pub(super) const fn ms(millis: u64) -> Duration {
@@ -39,6 +40,10 @@ pub(super) enum Mood {
     Stalled,
     /// Its host is gone without a word.
     Vanished,
+    /// Accepts connections, and closes on whatever it gets.
+    Closes,
+    /// Answers all windows that it has with one ack.
+    Merges,
 }
 
 #[derive(Debug)]
@@ -53,7 +58,7 @@ pub(super) struct Collector {
 struct Conn {
     to: u8,
     up: bool,
-    flight: Vec<(u64, Batch, bool)>,
+    flight: Vec<(u64, Vec<Batch>, bool)>,
     free_at: Instant,
 }
 
@@ -86,6 +91,7 @@ pub(super) struct World {
     pub(super) revision: u64,
     pub(super) sends: Vec<(Instant, u8, Batch)>,
     pub(super) closes: Vec<(Instant, u8)>,
+    pub(super) windows: usize,
 }
 
 pub(super) fn member(id: u8, state: v1::MemberState) -> v1::Member {
@@ -127,6 +133,7 @@ impl World {
             revision: 0,
             sends: Vec::new(),
             closes: Vec::new(),
+            windows: 0,
         };
         collectors.iter().for_each(|c| world.launch(*c, ms(20)));
         let active: Vec<_> = collectors.iter().map(|c| (*c, v1::MemberState::Active)).collect();
@@ -216,6 +223,12 @@ impl World {
         self.act();
     }
 
+    /// Time passes in which we ourselves stand still.
+    pub(super) fn sleep(&mut self, time: Duration) {
+        self.now += time;
+        self.run(ms(0));
+    }
+
     /// Until everything is done; panics if that takes longer.
     pub(super) fn finish(&mut self, limit: Duration) {
         let end = self.now + limit;
@@ -277,13 +290,18 @@ impl World {
     fn ack(&mut self, conn: u64, number: u64) {
         let Some(c) = self.conns.get_mut(&conn) else { return };
         let collector = self.collectors.get_mut(&c.to).unwrap();
-        if collector.mood != Mood::Live {
+        if !matches!(collector.mood, Mood::Live | Mood::Merges) {
             return;
         }
         let place = c.flight.iter().position(|(n, ..)| *n == number).unwrap();
-        let (_, batch, _) = c.flight.remove(place);
-        collector.events += u64::from(batch.events());
-        self.acked.entry(batch.seq).or_default().insert((batch.from, batch.to));
+        if collector.mood == Mood::Merges && c.flight.len() > 1 {
+            self.later(ms(0), Event::Closed(conn, Why::BadAck));
+            return;
+        }
+        for batch in c.flight.remove(place).1 {
+            collector.events += u64::from(batch.events());
+            self.acked.entry(batch.seq).or_default().insert((batch.from, batch.to));
+        }
         self.planner.acked(conn, number, self.now);
     }
 
@@ -296,7 +314,8 @@ impl World {
             }
             actions.into_iter().for_each(|action| self.obey(action));
         }
-        let bytes: u64 = self.conns.values().flat_map(|c| &c.flight).map(|(_, b, _)| self.bytes(*b)).sum();
+        let flight = self.conns.values().flat_map(|c| &c.flight);
+        let bytes: u64 = flight.flat_map(|(_, batches, _)| batches).map(|batch| self.bytes(*batch)).sum();
         assert!(bytes <= self.largest.max(2 * BUDGET), "{bytes} bytes are in flight");
         if let Some(applied) = self.planner.applied() {
             let sendable = &self.rosters[&applied];
@@ -322,7 +341,8 @@ impl World {
                 let c = self.conns.remove(&conn).expect("only what is there is closed");
                 self.closes.push((self.now, c.to));
             }
-            Action::Send { conn, number, batch } => self.send(conn, number, batch),
+            Action::Send { conn, number, batches } => self.send(conn, number, batches),
+            Action::Recall { .. } => {} // what is sent here is begun at once
             Action::Probe { conn } => {
                 let Some(c) = self.conns.get(&conn) else { return };
                 let collector = &self.collectors[&c.to];
@@ -346,28 +366,35 @@ impl World {
         }
     }
 
-    fn send(&mut self, conn: u64, number: u64, batch: Batch) {
+    fn send(&mut self, conn: u64, number: u64, batches: Vec<Batch>) {
         let newest = self.rosters.values().next_back().unwrap();
         let is_alone = self.planner.up_mut(conn).is_some_and(|up| up.flight.iter().any(|f| f.alone));
         let c = self.conns.get_mut(&conn).expect("only to a connection that stands");
         assert!(c.up && newest.contains(&c.to), "to one that is not sendable");
-        assert!(!self.done.contains(&batch.seq), "{batch:?} is done");
+        assert!(batches.iter().all(|batch| !self.done.contains(&batch.seq)), "{batches:?}: one is done");
+        let events: u32 = batches.iter().map(|batch| batch.events()).sum();
+        assert!(batches.len() == 1 || events <= POLICY.window, "{batches:?}");
         let alone = c.flight.first().is_some_and(|(_, _, alone)| *alone);
         assert!(!alone, "a suspect is not alone any more");
-        c.flight.push((number, batch, is_alone));
+        c.flight.push((number, batches.clone(), is_alone));
         assert!(c.flight.len() <= super::super::MOST_WINDOWS);
-        self.sends.push((self.now, c.to, batch));
+        self.windows += 1;
+        self.sends.extend(batches.iter().map(|batch| (self.now, c.to, *batch)));
         let collector = &self.collectors[&c.to];
-        let is_poison =
-            self.poison.iter().any(|(seq, e)| *seq == batch.seq && (batch.from..batch.to).contains(e));
+        let is_bad = |batch: &Batch| {
+            self.poison.iter().any(|(seq, e)| *seq == batch.seq && (batch.from..batch.to).contains(e))
+        };
+        let is_poison = batches.iter().any(is_bad);
         c.free_at = c.free_at.max(self.now) + collector.latency;
         let after = c.free_at - self.now;
         match collector.mood {
+            Mood::Closes => self.later(ms(1), Event::Closed(conn, Why::Closed)),
             Mood::Live if is_poison => self.later(after, Event::Closed(conn, Why::Closed)),
             Mood::Stalled => self.later(ms(3000), Event::KeepAlive(conn)),
             _ => self.later(after, Event::Ack(conn, number)),
         }
-        self.planner.written(conn, self.now);
+        self.planner.begun(conn, number, self.now);
+        self.planner.written(conn, number, self.now);
     }
 
     /// Windows in flight at a collector.

@@ -52,6 +52,15 @@ fn sources(status: &LogPathStatus) -> Table {
         if section.rest_missing > 0 {
             now.push_str(&format!(", the rest of {} truncated ones is nowhere", section.rest_missing));
         }
+        if section.missing_bytes > 0 {
+            now.push_str(&format!(", {} MISSING", size(section.missing_bytes)));
+        }
+        if section.lost_files > 0 {
+            now.push_str(&format!(", {} LOST", size(section.lost_bytes)));
+        }
+        if section.unreadable_files > 0 {
+            now.push_str(&format!(", {} in a compression that is not read", section.unreadable_files));
+        }
         if section.errors_total > 0 {
             now.push_str(&format!(", {} ERRORS", section.errors_total));
         }
@@ -95,6 +104,10 @@ fn spool(spool: &SpoolStatus) -> String {
     );
     if let Some(trouble) = &spool.trouble {
         text.push_str(&format!("spool TROUBLE: {trouble}\n"));
+    }
+    if spool.torn_bytes > 0 {
+        let (events, bytes) = (spool.torn.events, size(spool.torn_bytes));
+        text.push_str(&format!("spool cut off at the start, never acked: {events} events, {bytes}\n"));
     }
     if spool.damaged_bytes > 0 {
         text.push_str(&format!("spool DAMAGED: {}\n", size(spool.damaged_bytes)));
