@@ -5,7 +5,7 @@
 //! written and answered in the order they came; nothing is tried again without a pause.
 
 mod deliver;
-mod helpers;
+mod threads;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -91,8 +91,8 @@ impl Worker {
         inbox: Arc<Inbox>,
         tell: watch::Sender<QueueStats>,
     ) -> Result<Self, String> {
-        let syncer = helpers::start_syncer(inbox.clone())?;
-        let indexer = helpers::start_indexer(inbox.clone())?;
+        let syncer = threads::start_syncer(inbox.clone())?;
+        let indexer = threads::start_indexer(inbox.clone())?;
         let mut worker = Self {
             spool,
             clock,
