@@ -122,7 +122,8 @@ pub(crate) fn recover(
             unread.insert(*id);
         }
     }
-    if durability == Durability::Fsync && !is_new {
+    // Of a folder without segments too: one that was removed and comes back in a crash would have an id that was given anew.
+    if durability == Durability::Fsync {
         files.sync_folder()?;
     }
     let known = found.iter().take(from);
