@@ -1,6 +1,6 @@
 //! From what stands in the folder to the state, at a start.
 //!
-//! Changes nothing but a torn tail, which it cuts. Invariants: only the last segment is read, unless its head cannot be;
+//! Changes nothing but the tail of the last segment: cuts it where it is torn, and notes that it is durable. Invariants: only the last segment is read, unless its head cannot be;
 //! damage is counted and never an error; an I/O error changes nothing; the one refusal is a newer format.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 use crate::block::Mark;
-use crate::files::{Entry, File, Files, is_media};
+use crate::files::{Entry, File, Files, is_media, write_all};
 use crate::frame::{HEAD, Header, Kind, SegmentId, VERSION, version};
 use crate::marks;
 use crate::options::{Durability, Unreadable};
@@ -122,7 +122,8 @@ pub(crate) fn recover(
             unread.insert(*id);
         }
     }
-    if durability == Durability::Fsync && !is_new {
+    // Of a folder without segments too: one that was removed and comes back in a crash would have an id that was given anew.
+    if durability == Durability::Fsync {
         files.sync_folder()?;
     }
     let known = found.iter().take(from);
@@ -226,13 +227,16 @@ impl Recovery<'_> {
     fn replay(&mut self, id: SegmentId, limit: Option<u64>) -> io::Result<Read> {
         let file = self.files.open(&id.name())?;
         let mut walk = Walk::new(&*file, id.salt, HEAD as u64, true, self.accept_unreadable)?;
-        let (mut said, mut synced, mut next) = (Vec::new(), 0, 0);
+        let (mut said, mut synced, mut next, mut end) = (Vec::new(), 0, 0, 0);
         while let Some((range, item)) = walk.next()? {
             let header = match &item {
                 Item::Record(header) | Item::Bad(Some(header)) => Some(header),
                 Item::Bad(None) => None,
             };
             synced = header.map_or(synced, |header| synced.max(header.synced.into()));
+            if header.is_none_or(|header| header.kind != Kind::Synced) {
+                end = range.end;
+            }
             // Of records that say nothing else only the last seq counts.
             match meaning(item, walk.body()) {
                 (Said::Nothing, seq) => next = next.max(seq),
@@ -262,15 +266,12 @@ impl Recovery<'_> {
         }
         // What stays because this fails does not count: the next segment begins before it. Where nothing is cut, room that
         // was allocated behind the end comes free.
-        if limit.is_none() && file.truncate(kept).is_err() {
+        let is_cut = limit.is_none() && file.truncate(kept).is_ok();
+        if limit.is_none() && !is_cut {
             kept = len;
         }
-        if self.durability == Durability::Fsync
-            && let Err(error) = file.sync()
-            && !(self.accept_unreadable && is_media(&error))
-        {
-            return Err(error);
-        }
+        let is_synced = self.sync(&*file)?;
+        let vouches = is_cut && is_synced && !is_unreadable && end.min(kept) > synced.max(HEAD as u64);
         let limit = limit.unwrap_or(u64::MAX);
         for (range, seq, what) in said {
             let is_wanted = self.state.next < limit || range.start < synced;
@@ -283,8 +284,30 @@ impl Recovery<'_> {
         if next <= limit {
             self.state.lost(next);
         }
+        // If it fails, what is durable is so all the same; half of a record is a torn tail.
+        if vouches && self.vouch(&*file, id, kept).is_ok() {
+            kept += HEAD as u64;
+        }
         self.set_len(id, kept);
         Ok(Read { counts, is_unreadable })
+    }
+
+    /// Says whether it is durable; not if the device refuses, and that is accepted.
+    fn sync(&self, file: &dyn File) -> io::Result<bool> {
+        let result = if self.durability == Durability::Fsync { file.sync() } else { Ok(()) };
+        match result {
+            Err(error) if self.accept_unreadable && is_media(&error) => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Notes at its end that the segment is durable, as a commit does. Callers act on what a start tells them, so damage to
+    /// that is no torn tail at the next start, which may come before any commit.
+    fn vouch(&self, file: &dyn File, id: SegmentId, end: u64) -> io::Result<()> {
+        let synced = u32::try_from(end).map_err(io::Error::other)?;
+        let header = Header { synced, ..Header::plain(Kind::Synced, self.state.next, b"") };
+        write_all(file, &header.encode(id.salt, end), end)?;
+        self.sync(file).map(|_| ())
     }
 
     /// Notes what is cut off.

@@ -162,6 +162,12 @@ impl Faulty {
         self.lock().names.keys().cloned().collect()
     }
 
+    /// Will this file have this name after a crash, whatever survives of what was not synced?
+    pub fn is_name_durable(&self, name: &str) -> bool {
+        let inner = self.lock();
+        inner.names.get(name).is_some_and(|id| inner.synced_names.get(name) == Some(id))
+    }
+
     /// Bytes that were read, and the files that were opened, since this was asked last.
     pub fn take_reads(&self) -> (u64, Vec<String>) {
         let mut inner = self.lock();

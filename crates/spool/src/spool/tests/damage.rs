@@ -347,3 +347,30 @@ fn a_segment_that_was_only_just_being_begun_is_no_damage() {
         assert_eq!(all(&mut spool).len(), 14);
     }
 }
+
+/// No `synced` record vouched for what a start had told to be durable: one bit in it, and the next start cut it and all
+/// behind it as torn.
+#[test]
+fn what_a_start_found_is_damage_and_not_torn_at_the_next() {
+    for is_power_cut in [false, true] {
+        let disk = Faulty::default();
+        let mut spool = open(&disk, &options());
+        for n in 0..3 {
+            spool.append(new_block(n, 100)).unwrap();
+        }
+        drop(spool);
+        assert_eq!(open(&disk, &options()).durable(), Seq(4), "told to be durable");
+        let name = segments(&disk).remove(0);
+        let len = disk.bytes(&name).len();
+        assert_eq!(open(&disk, &options()).durable(), Seq(4));
+        assert_eq!(disk.bytes(&name).len(), len, "starts do not let it grow");
+        let payload = disk.bytes(&name).windows(100).position(|w| w == body(0, 100)).unwrap();
+        disk.flip(&name, payload * 8);
+        if is_power_cut {
+            disk.crash(|| false);
+        }
+        let (found, stats) = hold_to_account(&disk, 3, "flipped");
+        assert_eq!((found, stats.recovered.torn_bytes), (vec![2, 3], 0));
+        assert_eq!(open(&disk, &options()).marks()[&b"pos"[..]], Bytes::from_static(&[2]));
+    }
+}

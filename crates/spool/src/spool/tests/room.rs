@@ -157,6 +157,23 @@ fn a_disk_on_which_every_fsync_fails_does_not_fill() {
     assert_eq!(all(&mut open(&disk, &options())), [1, 2, 3, 4]);
 }
 
+/// It came back beside the first segment of the next run, with the same id: their salts, which are random, said which is last.
+#[test]
+fn a_segment_that_never_was_durable_does_not_come_back_after_the_next_start() {
+    let disk = Faulty::default();
+    let mut spool = open(&disk, &options());
+    spool.append(new_block(0, 400)).unwrap();
+    let name = disk.names().into_iter().find(|name| name.ends_with(".spool")).unwrap();
+    disk.fail(Call::Sync, 0, Fault::Io);
+    assert!(spool.commit().is_err());
+    drop(spool);
+    let mut spool = open(&disk, &options());
+    spool.append(new_block(1, 400)).unwrap();
+    drop(spool);
+    disk.crash(|| true);
+    assert!(!disk.names().contains(&name), "{:?}", disk.names());
+}
+
 #[test]
 fn copies_of_damage_do_not_wedge_a_small_spool() {
     let disk = Faulty::default();
