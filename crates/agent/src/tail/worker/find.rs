@@ -164,11 +164,13 @@ impl Worker {
     /// Finds what was truncated: by its size, and by its content where there is a file that may be its copy.
     fn compare_changed(&mut self, is_copy_possible: bool, now: Instant) {
         let mut replaced = Vec::new();
+        let mut open = self.generations.values().filter(|g| g.source.is_some()).count();
         for generation in self.generations.values_mut() {
             let is_read = !generation.is_gz && !generation.is_ignored && generation.lost().is_none();
             if !is_read || generation.position.offset == 0 {
                 continue;
             }
+            let was_open = generation.source.is_some();
             let is_shorter = generation.size < generation.position.offset;
             let has_changed = generation.end != Some((generation.size, generation.modified));
             // What cannot be compared now is compared before it is read.
@@ -177,6 +179,11 @@ impl Worker {
             if is_shorter || differs() {
                 replaced.push(generation.id);
             }
+            // It is compared whether there is room or not, and open only if there is.
+            if !was_open && open >= self.limits.max_open {
+                generation.close();
+            }
+            open += usize::from(!was_open && generation.source.is_some());
         }
         replaced.into_iter().for_each(|id| self.replace(id, now));
     }
