@@ -183,13 +183,11 @@ impl Generation {
     }
 
     /// Whether a file that has its inode may be another one all the same: the file system does not tell when
-    /// it was born, and it was not there all the time, or nothing more was expected of it.
-    pub(super) fn is_doubtful(&self, found: &Found, was_listed: bool) -> bool {
+    /// it was born, and it was not open, so that its number was free as soon as it was deleted.
+    pub(super) fn is_doubtful(&self, found: &Found) -> bool {
         let is_unborn = found.stat.id.born == 0 || self.place.born == 0;
         let has_changed = (self.size, self.modified) != (found.stat.size, found.stat.modified);
-        let was_followed =
-            was_listed && !self.is_finished && !self.is_ignored && !self.beginning.bytes.is_empty();
-        is_unborn && self.source.is_none() && has_changed && !was_followed
+        is_unborn && self.source.is_none() && has_changed
     }
 
     /// Compares it with a file that has its inode.
