@@ -251,13 +251,17 @@ fn run(mut worker: Worker, wait: &Wait, told: &Told, clock: &Clock) {
     while !told.is_stopped() {
         let began = Instant::now();
         let stepped = worker.step(began, clock.now());
+        let mut pause = stepped.wait;
         if stepped.has_scanned {
-            let unwatched = watches.follow(worker.folders());
-            worker.unwatched(unwatched);
+            let followed = watches.follow(worker.folders());
+            worker.unwatched(followed.unwatched);
+            if followed.new > 0 {
+                worker.scan_soon();
+                pause = Duration::ZERO;
+            }
         }
         let is_news = *told.status.borrow() != *worker.status();
         let is_due = reported.is_none_or(|at| began.saturating_duration_since(at) >= REPORT);
-        let mut pause = stepped.wait;
         if is_news && is_due {
             reported = Some(began);
             told.status.send_replace(worker.status().clone());

@@ -106,6 +106,15 @@ fn fit(mut names: Components<'_>, parts: &[Part]) -> bool {
     }
 }
 
+fn fit_below(mut names: Components<'_>, parts: &[Part]) -> bool {
+    match (names.next(), parts.split_first()) {
+        (_, None) => false,
+        (None, Some(_)) | (_, Some((Part::Any, _))) => true,
+        (Some(Component::Normal(name)), Some((part, below))) => part.fits(name) && fit_below(names, below),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 impl Pattern {
     /// As it was written.
     pub fn text(&self) -> &str {
@@ -121,6 +130,12 @@ impl Pattern {
     pub fn matches(&self, path: &Path) -> bool {
         let mut names = path.components();
         names.next() == Some(Component::RootDir) && fit(names, &self.parts)
+    }
+
+    /// Whether paths below a folder may fit.
+    pub fn is_below(&self, folder: &Path) -> bool {
+        let mut names = folder.components();
+        names.next() == Some(Component::RootDir) && fit_below(names, &self.parts)
     }
 
     /// Reads one; the error says what it must be.
@@ -295,6 +310,19 @@ mod tests {
         for path in ["/l/a.log", "/l/a/a.log", "/x/a.log", "/l/x/a/b.log", "l/x/a.log"] {
             assert!(!pattern.matches(Path::new(path)), "{path}");
         }
+    }
+
+    #[test]
+    fn below_a_folder_is_what_begins_like_it() {
+        let is_below =
+            |pattern: &str, folder: &str| Pattern::parse(pattern).unwrap().is_below(Path::new(folder));
+        for folder in ["/l", "/l/a1"] {
+            assert!(is_below("/l/a*/x.log", folder), "{folder}");
+        }
+        for folder in ["/k", "/l/b", "/l/a1/x.log", "/l/a1/b", "l"] {
+            assert!(!is_below("/l/a*/x.log", folder), "{folder}");
+        }
+        assert!(is_below("/l/**/x.log", "/l/b/c/d") && !is_below("/l/**/x.log", "/k"));
     }
 
     #[test]

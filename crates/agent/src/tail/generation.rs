@@ -183,19 +183,19 @@ impl Generation {
     }
 
     /// Whether a file that has its inode may be another one all the same: the file system does not tell when
-    /// it was born, and it was not there all the time, or nothing more was expected of it.
-    pub(super) fn is_doubtful(&self, found: &Found, was_listed: bool) -> bool {
+    /// it was born, and it was not open, so that its number was free as soon as it was deleted.
+    pub(super) fn is_doubtful(&self, found: &Found) -> bool {
         let is_unborn = found.stat.id.born == 0 || self.place.born == 0;
         let has_changed = (self.size, self.modified) != (found.stat.size, found.stat.modified);
-        let was_followed = was_listed && !self.is_finished && !self.is_ignored;
-        is_unborn && self.source.is_none() && has_changed && !was_followed
+        is_unborn && self.source.is_none() && has_changed
     }
 
     /// Compares it with a file that has its inode.
     pub(super) fn is_still(&self, found: &Found) -> bool {
         if self.beginning.bytes.is_empty() {
-            // Nothing tells one archive from another, and a new one may be a copy.
-            return self.path == found.path() && !self.is_ignored && !self.is_gz;
+            // Nothing was read, so nothing tells, whatever its name: it may be a copy of a file that was. If it
+            // is none, it is read from its beginning, as it would have been.
+            return false;
         }
         // What cannot be opened now is compared before it is read.
         let source = Source::open(found.path(), found.stat.id, found.is_gz);

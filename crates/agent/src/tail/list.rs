@@ -84,7 +84,10 @@ impl Listing {
             self.by_inode = inodes.map(|(index, f)| ((f.stat.id.dev, f.stat.id.ino), index)).collect();
         }
         if self.is_cut {
-            let what = format!("more than {most} files or {MAX_ENTRIES} entries; the rest is not read");
+            let what = format!(
+                "more than {most} files, {MAX_FOLDERS} folders or {MAX_ENTRIES} entries; the rest is not read, or \
+                 found later"
+            );
             self.errors.push((PathBuf::new(), what));
         }
     }

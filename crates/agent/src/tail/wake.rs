@@ -90,6 +90,15 @@ impl Wait {
     }
 }
 
+/// What following folders came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Followed {
+    /// Folders that cannot be watched, or not for all who write there.
+    pub(super) unwatched: usize,
+    /// Folders that are watched from now on. What happened there since they were listed nobody told.
+    pub(super) new: usize,
+}
+
 /// The folders that are watched.
 #[derive(Debug)]
 pub(super) struct Watches {
@@ -137,9 +146,9 @@ impl Watches {
         Self { inotify: inotify.ok(), folders, watched, remote }
     }
 
-    /// Watches these folders and no others; how many of them it cannot, or not for all who write there.
-    pub(super) fn follow(&mut self, folders: &BTreeSet<PathBuf>) -> usize {
-        let Some(inotify) = &self.inotify else { return folders.len() };
+    /// Watches these folders and no others.
+    pub(super) fn follow(&mut self, folders: &BTreeSet<PathBuf>) -> Followed {
+        let Some(inotify) = &self.inotify else { return Followed { unwatched: folders.len(), new: 0 } };
         let old: Vec<PathBuf> =
             self.watched.keys().filter(|path| !folders.contains(*path)).cloned().collect();
         for path in old {
@@ -162,7 +171,7 @@ impl Watches {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        let mut failed = 0;
+        let (mut failed, mut new) = (0, 0);
         for path in folders {
             if self.watched.contains_key(path) {
                 continue;
@@ -173,6 +182,7 @@ impl Watches {
             }
             match inotify::add_watch(inotify, path, flags) {
                 Ok(wd) => {
+                    new += 1;
                     self.watched.insert(path.clone(), wd);
                     if is_remote(path) {
                         self.remote.insert(path.clone());
@@ -187,7 +197,7 @@ impl Watches {
                 }
             }
         }
-        failed + self.remote.len()
+        Followed { unwatched: failed + self.remote.len(), new }
     }
 
     /// Tells the worker what happened.
@@ -208,7 +218,8 @@ impl Watches {
                     written.insert((event.wd(), name.to_os_string()));
                 }
                 (Some(folders), Some(name)) => {
-                    folders.iter().for_each(|folder| worker.changed(&folder.join(name)));
+                    let is_folder = flags.contains(ReadFlags::ISDIR);
+                    folders.iter().for_each(|folder| worker.changed(&folder.join(name), is_folder));
                 }
                 // A folder itself.
                 (Some(_), None) => worker.scan_soon(),

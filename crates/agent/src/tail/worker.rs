@@ -176,14 +176,19 @@ impl Worker {
     }
 
     /// A name came, went, or is another file's now.
-    pub(super) fn changed(&mut self, path: &Path) {
-        self.scan_asked |= self.is_ours(path);
+    pub(super) fn changed(&mut self, path: &Path, is_folder: bool) {
+        // There may be thousands of folders that nothing of ours is in.
+        let is_hint = is_folder && self.patterns().any(|pattern| pattern.is_below(path));
+        self.scan_hinted |= is_hint;
+        self.scan_asked |= !is_folder && self.is_ours(path);
     }
 
     fn is_ours(&self, path: &Path) -> bool {
-        self.sections.iter().any(|Section { config, .. }| {
-            config.paths.iter().chain(&config.rotated).any(|pattern| pattern.matches(path))
-        })
+        self.patterns().any(|pattern| pattern.matches(path))
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = &Pattern> {
+        self.sections.iter().flat_map(|Section { config, .. }| config.paths.iter().chain(&config.rotated))
     }
 
     /// Looks at everything now.

@@ -46,6 +46,47 @@ fn a_log_that_has_the_inode_of_a_dead_archive_is_read_as_text() {
 }
 
 #[test]
+fn a_copy_that_has_the_inode_of_a_dead_empty_log_is_a_copy() {
+    let mut w = without_birth();
+    w.write("access.log", "");
+    w.tick();
+    w.rename("access.log", "access.log.1");
+    w.write("access.log", numbered("a", 0..3));
+    w.pass(GRACE);
+    w.pass(GRACE);
+    // The empty archive is deleted, and the copy has its number and its name.
+    w.write("access.log.1", numbered("a", 0..3));
+    w.truncate("access.log");
+    w.write("access.log", numbered("b", 0..3));
+    w.pass(GRACE);
+    w.check(&[lines_of("a", 0..3), lines_of("b", 0..3)].concat());
+    assert_eq!((w.status().rest_missing, w.status().lost_files, w.status().expired), (0, 0, 0));
+}
+
+#[test]
+fn a_copy_that_has_the_inode_of_a_log_that_was_closed_is_a_copy() {
+    let mut w = without_birth();
+    w.limits.max_open = 1;
+    w.stop();
+    w.start();
+    w.write("access.log.2", numbered("a", 0..90));
+    w.tick();
+    w.write("access.log", numbered("b", 0..60));
+    w.tick();
+    // The older one is closed to make room, and deleted; the copy has its number, and no scan came between.
+    let file = OpenOptions::new().write(true).truncate(true).open(w.path("access.log.2")).unwrap();
+    (&file).write_all(numbered("b", 0..60).as_bytes()).unwrap();
+    w.touch(&file);
+    w.rename("access.log.2", "access.log.1");
+    w.truncate("access.log");
+    for _ in 0..3 {
+        w.pass(GRACE);
+    }
+    w.check(&[lines_of("a", 0..90), lines_of("b", 0..60)].concat());
+    assert_eq!(w.status().found_again, 1);
+}
+
+#[test]
 fn an_archive_that_has_the_inode_of_a_dead_log_is_decompressed() {
     let mut w = without_birth();
     w.write("access.log", numbered("a", 0..300));

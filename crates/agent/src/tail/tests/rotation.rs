@@ -575,6 +575,36 @@ fn what_is_deleted_while_it_is_taken_for_a_copy_is_read_after_all() {
 }
 
 #[test]
+fn what_is_written_to_a_deleted_file_while_it_is_taken_for_a_copy_is_read_once() {
+    for is_compressed in [false, true] {
+        let mut w = World::new();
+        w.tick();
+        w.write("access.log.2", numbered("line", 0..100));
+        w.tick();
+        w.remove("access.log.2");
+        // So short, it may be a copy of the one that is deleted and still open.
+        w.write("access.log.1", "line");
+        w.tick();
+        assert_eq!(w.status().held, 1);
+        let writer = OpenOptions::new().append(true).open(w.path("access.log.1")).unwrap();
+        (&writer).write_all(format!("-x\n{}", numbered("b", 0..200)).as_bytes()).unwrap();
+        w.touch(&writer);
+        if is_compressed {
+            w.gzip("access.log.1");
+        } else {
+            w.remove("access.log.1");
+        }
+        w.write("access.log", "c-0\n");
+        for _ in 0..4 {
+            w.pass(GRACE);
+        }
+        let one = ["line-x".to_string()];
+        w.check(&all(&[&lines_of("line", 0..100), &one, &lines_of("b", 0..200), &lines_of("c", 0..1)]));
+        assert_eq!((w.status().held, w.status().unread_bytes), (0, 0));
+    }
+}
+
+#[test]
 fn of_two_generations_with_one_inode_the_newer_has_it_after_a_crash() {
     let mut w = World::new();
     w.write("access.log", numbered("a", 0..20));

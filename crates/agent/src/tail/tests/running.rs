@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::super::Tail;
-use super::super::wake::Watches;
+use super::super::wake::{Followed, Watches};
 use super::*;
 use crate::clock::Clock;
 
@@ -62,6 +62,26 @@ fn inotify_tells_of_lines_files_and_renames() {
 }
 
 #[test]
+fn a_folder_that_comes_with_a_log_is_looked_into() {
+    let folder = TempDir::new().unwrap();
+    let pattern = Pattern::parse(&format!("{}/**/*.log", folder.path().display())).unwrap();
+    let limits = Limits { scan_every: Duration::from_secs(3_600), ..Limits::default() };
+    let (send, lines) = channel();
+    let who = Who { agent: "a".into(), host: "h".into() };
+    let (config, sink) = (config(vec![pattern], vec![]), Box::new(Direct(send)));
+    append(&folder, "a.log", "first\n");
+    let tail = Tail::start(vec![config], who, limits, &BTreeMap::new(), sink, Clock::system()).unwrap();
+    let next = || lines.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(next(), "first");
+    fs::create_dir_all(folder.path().join("b/c")).unwrap();
+    append(&folder, "b/c/a.log", "second\n");
+    assert_eq!(next(), "second");
+    append(&folder, "b/c/a.log", "third\n");
+    assert_eq!(next(), "third");
+    tail.stop();
+}
+
+#[test]
 fn a_link_into_another_folder_is_followed_at_once() {
     let (folder, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     append(&other, "target", "first\n");
@@ -78,7 +98,7 @@ fn an_overflow_of_inotify_is_made_up_for_by_a_scan() {
     world.tick();
     let mut watches = Watches::new();
     let worker = world.worker.as_mut().unwrap();
-    assert_eq!(watches.follow(worker.folders()), 0);
+    assert_eq!(watches.follow(worker.folders()).unwatched, 0);
     // More than the kernel keeps, of names that are not ours; two, as the same one twice is told of once.
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let files = ["odd", "even"].map(|name| File::create(world.folder.path().join(name)).unwrap());
@@ -96,7 +116,7 @@ fn an_overflow_of_inotify_is_made_up_for_by_a_scan() {
 fn what_cannot_be_watched_is_looked_at_more_often() {
     let mut world = World::new();
     world.write("file", "no folder");
-    let unwatched = Watches::new().follow(&[world.path("file")].into());
+    let unwatched = Watches::new().follow(&[world.path("file")].into()).unwatched;
     assert_eq!(unwatched, 1);
     world.worker.as_mut().unwrap().unwatched(unwatched);
     world.tick();
@@ -182,7 +202,8 @@ fn a_folder_that_was_moved_away_tells_no_more() {
     fs::create_dir(world.path("old")).unwrap();
     world.tick();
     let mut watches = Watches::new();
-    assert_eq!(watches.follow(&[world.path("old")].into()), 0);
+    assert_eq!(watches.follow(&[world.path("old")].into()), Followed { unwatched: 0, new: 1 });
+    assert_eq!(watches.follow(&[world.path("old")].into()).new, 0);
     world.rename("old", "away");
     watches.drain(world.worker.as_mut().unwrap());
     assert!(world.step().unwrap().has_scanned, "a folder is gone");

@@ -112,7 +112,7 @@ fn writing_beside_the_logs_asks_for_a_scan_now_and_then() {
     assert_eq!(scans, 5, "in a second");
     w.worker.as_mut().unwrap().written(&log);
     assert!(!w.step().unwrap().has_scanned, "what is followed needs none");
-    w.worker.as_mut().unwrap().changed(&archive);
+    w.worker.as_mut().unwrap().changed(&archive, false);
     assert!(w.step().unwrap().has_scanned, "what is new needs one now");
 }
 
@@ -176,4 +176,27 @@ fn what_was_left_out_of_a_listing_is_not_forgotten() {
     w.pass(GRACE);
     assert_eq!(w.texts(), lines_of("a", 0..3), "it is known still");
     assert_eq!((w.status().expired, w.status().lost_files), (0, 0));
+}
+
+#[test]
+fn comparing_opens_no_more_files_than_reading() {
+    let mut w = World::new();
+    for n in 0..6 {
+        w.write(&format!("access-{n}.log"), numbered("a", n * 10..n * 10 + 10));
+    }
+    w.tick();
+    w.stop();
+    for n in 0..6 {
+        w.write(&format!("access-{n}.log"), numbered("b", n..n + 1));
+    }
+    w.write("access-6.log", numbered("c", 0..10));
+    (w.limits.max_open, w.is_full) = (3, true);
+    w.start();
+    w.step();
+    assert!(w.worker.as_ref().unwrap().status().open_files <= 3);
+    w.is_full = false;
+    for _ in 0..4 {
+        w.tick();
+    }
+    w.check(&[lines_of("a", 0..60), lines_of("b", 0..6), lines_of("c", 0..10)].concat());
 }

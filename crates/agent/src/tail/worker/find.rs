@@ -63,10 +63,10 @@ impl Worker {
 
     /// Gives each file to the generation that knows its inode; the rest is nobody's.
     fn claim(&mut self, listing: &Listing, now: Instant) -> Vec<usize> {
-        let mut by_age: Vec<(u64, u64, bool)> = Vec::with_capacity(self.generations.len());
+        let mut by_age: Vec<(u64, u64)> = Vec::with_capacity(self.generations.len());
         for generation in self.generations.values_mut() {
-            let was_listed = std::mem::take(&mut generation.is_listed);
-            by_age.push((generation.age, generation.id, was_listed));
+            generation.is_listed = false;
+            by_age.push((generation.age, generation.id));
         }
         by_age.sort_unstable();
         let inode = |found: &Found| (found.stat.id.dev, found.stat.id.ino);
@@ -74,7 +74,7 @@ impl Worker {
             listing.files.iter().enumerate().map(|(index, found)| (inode(found), index)).collect();
         let mut replaced = Vec::new();
         // The newest first: an older one of the same inode was overwritten by it.
-        for (_, id, was_listed) in by_age.iter().rev() {
+        for (_, id) in by_age.iter().rev() {
             let Some(generation) = self.generations.get_mut(id).filter(|g| !g.is_overwritten) else {
                 continue;
             };
@@ -93,7 +93,7 @@ impl Worker {
                 continue;
             };
             let Some(found) = listing.files.get(index) else { continue };
-            if generation.is_doubtful(found, *was_listed) && !generation.is_still(found) {
+            if generation.is_doubtful(found) && !generation.is_still(found) {
                 generation.overwritten();
                 continue;
             }
@@ -164,11 +164,13 @@ impl Worker {
     /// Finds what was truncated: by its size, and by its content where there is a file that may be its copy.
     fn compare_changed(&mut self, is_copy_possible: bool, now: Instant) {
         let mut replaced = Vec::new();
+        let mut open = self.generations.values().filter(|g| g.source.is_some()).count();
         for generation in self.generations.values_mut() {
             let is_read = !generation.is_gz && !generation.is_ignored && generation.lost().is_none();
             if !is_read || generation.position.offset == 0 {
                 continue;
             }
+            let was_open = generation.source.is_some();
             let is_shorter = generation.size < generation.position.offset;
             let has_changed = generation.end != Some((generation.size, generation.modified));
             // What cannot be compared now is compared before it is read.
@@ -177,6 +179,11 @@ impl Worker {
             if is_shorter || differs() {
                 replaced.push(generation.id);
             }
+            // It is compared whether there is room or not, and open only if there is.
+            if !was_open && open >= self.limits.max_open {
+                generation.close();
+            }
+            open += usize::from(!was_open && generation.source.is_some());
         }
         replaced.into_iter().for_each(|id| self.replace(id, now));
     }

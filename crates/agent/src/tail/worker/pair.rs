@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::time::Instant;
 
-use super::super::file::{Filled, Source};
+use super::super::file::{Filled, Source, stat_file};
 use super::super::identity::{
     Beginning, Candidate, FileId, Look, Lost, PREFIX, Position, Tail, Verdict, judge,
 };
@@ -230,8 +230,15 @@ impl Worker {
         self.held.retain(|_, held| is_there(&held.found, held.source.is_some()) && !is_claimed(&held.found));
         let gone = self.held.iter_mut().filter(|(inode, _)| !inodes.contains(*inode));
         let fresh = gone.filter_map(|(_, held)| {
-            let source = Some(held.source.take()?);
-            Some(Fresh { found: held.found.clone(), source, head: held.head.clone(), is_gone: true })
+            let mut source = held.source.take()?;
+            let (mut found, mut head) = (held.found.clone(), held.head.clone());
+            // Whoever has it open may have written since.
+            if let Ok(stat) = stat_file(source.file())
+                && (stat.size, stat.modified) != held.seen
+            {
+                (found.stat, head) = (stat, source.head().ok());
+            }
+            Some(Fresh { found, head, source: Some(source), is_gone: true })
         });
         fresh.collect()
     }
@@ -276,7 +283,8 @@ impl Worker {
             let may_be = found.is_gz || found.stat.size <= other.found.stat.size;
             may_be && other.head.as_ref().is_some_and(|other| is_alike(head, other, found.is_in_paths))
         };
-        let mut twin = fresh.iter().filter(is_better).any(is_same).then_some(true);
+        let others = fresh.iter().filter(is_better).filter(|other| is_same(other));
+        let mut twin = others.map(|other| !other.is_gone).reduce(|all, one| all && one);
         for generation in self.generations.values_mut() {
             if generation.lost().is_some() || generation.section != found.section {
                 continue;
