@@ -12,6 +12,7 @@ use super::harness::{Place, ended, get};
 const ROTATED: u64 = 512 * 1024;
 
 /// Whether this test may have mounts of its own.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 async fn is_permitted(test: &str) -> bool {
     let permitted = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status().await;
     let is_permitted = permitted.is_ok_and(|status| status.success());
@@ -87,8 +88,8 @@ async fn a_disk_guard_makes_room_and_tells_what_that_cost_also_after_a_restart()
 fn of_the_unit(key: &str) -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/systemd/pikepole-agent.service");
     let unit = std::fs::read_to_string(path).unwrap();
-    let values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    values.last().unwrap_or_else(|| panic!("the unit has no {key}")).to_owned()
+    let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.next_back().unwrap_or_else(|| panic!("the unit has no {key}")).to_owned()
 }
 
 /// Runs a program with the capabilities of the unit.
