@@ -119,10 +119,10 @@ def peak_mib(pid):
 
 
 def windows(path):
-    """What a collector had: microseconds, events, first number of each window."""
+    """What a collector had: microseconds, events, and their numbers as ranges, for each window."""
     for line in path.read_text().splitlines():
         at, _, events, *ranges = line.split()
-        yield int(at), int(events), int(ranges[0].split("-")[0]) if ranges else None
+        yield int(at), int(events), [tuple(map(int, one.split("-"))) for one in ranges]
 
 
 def wait_empty(status, child, seconds=60):
@@ -355,7 +355,7 @@ def restart(folder, log, short):
     taker, address, taken = collector(folder, "drained", log)
     publish(folder / "site", [address], port)
     time.sleep(3 if short else 15)
-    rate = sum(1 for _ in windows(taken)) * each / 1e6 / (3 if short else 15)
+    rate = sum(events for _, events, _ in windows(taken)) * each / 64 / 1e6 / (3 if short else 15)
     drained = peak_mib(carrier.pid)
     for child in (carrier, service, taker):
         run.end(child)
@@ -434,7 +434,9 @@ def fleet(folder, log, short):
                 within = folder / f"{name}-{event}-{number}"
                 within.mkdir()
                 with Hole() if event == "swallowed" else contextlib.nullcontext() as hole:
-                    found[name][event].append(come_or_go(within, log, name, event, hole))
+                    one = come_or_go(within, log, name, event, hole)
+                    found[name][event].append(one)
+                    run.say(", ".join(f"{key} {value:,.0f}" for key, value in one.items() if value is not None))
                     run.end_all()
     return fleet_rows(found)
 
@@ -485,8 +487,10 @@ def judge(folder, logs, at):
     shipped = [tuple(map(int, line.split())) for line in (folder / "shipped").read_text().splitlines()]
     had = {}
     for number, path in enumerate(logs):
-        for when, _, first in windows(path):
-            had.setdefault(first, []).append((when, number))
+        for when, _, ranges in windows(path):
+            # The agent puts several windows of the shipper into one, whole each.
+            for first in (n for begin, end in ranges for n in range(begin, end + 1, WINDOW)):
+                had.setdefault(first, []).append((when, number))
     for times in had.values():
         times.sort()
     found = {"lost": sum(first not in had for *_, first in shipped) * WINDOW,

@@ -15,8 +15,10 @@ use super::{Action, MOST_WINDOWS, Planner};
 const MOST_PARTS: usize = 4096;
 /// Bytes of blocks that share a window; less if little may be in flight.
 const MOST_SHARED: u64 = 1 << 20;
-/// A block with less than this part of a full window is worth the work of making it share one.
-const SMALL: u64 = 4;
+/// A block with less than this part of a full window's events, and of its bytes, shares one. What a shipper had compressed
+/// is compressed anew for it: that pays only where a collector's acks, and not our processor, are what is waited for.
+const SMALL_EVENTS: u64 = 4;
+const SMALL_BYTES: u64 = 16;
 /// Seconds: collectors that ack within it are alike.
 const ALIKE: f64 = 0.005;
 /// The size of a block before one was seen.
@@ -53,7 +55,7 @@ impl Planner {
         let (events, waiting) = self.pool.waiting();
         let most = self.most_shared();
         // One that is small always fits in.
-        let is_window = events + most.0 / SMALL > most.0 || waiting + most.1 / SMALL > most.1;
+        let is_window = events + most.0 / SMALL_EVENTS > most.0 || waiting + most.1 / SMALL_BYTES > most.1;
         let held: u64 = self.pool.bytes();
         let limit = self.policy.max_in_flight.saturating_mul(2);
         if !is_window && (held == 0 || held + bytes <= limit) && self.ups().next().is_some() {
@@ -76,7 +78,8 @@ impl Planner {
         for (batch, weight) in self.pool.plain() {
             let own = u64::from(batch.events());
             (events, bytes) = (events + own, bytes + weight.bytes);
-            let is_small = !weight.lone && own * SMALL <= most.0 && weight.bytes * SMALL <= most.1;
+            let is_little = own * SMALL_EVENTS <= most.0 && weight.bytes * SMALL_BYTES <= most.1;
+            let is_small = !weight.lone && is_little;
             let is_room = events <= most.0 && bytes <= most.1 && up.is_some_and(|up| fits(up, bytes, load));
             if !(run.is_empty() || is_small && is_room) {
                 break;
