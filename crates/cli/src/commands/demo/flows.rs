@@ -269,7 +269,8 @@ impl Flow {
             (_, Some(ms)) => Duration::from_millis(ms),
             (_, None) => return,
         };
-        if has_read && tail.blocks_under_way == 0 {
+        // Blocks are always on their way to the spool; where it takes them, they are there long before the next word.
+        if has_read && !tail.is_waiting {
             self.lock().proxies[proxy].has_read(oldest, Instant::now());
         }
     }
