@@ -5,7 +5,7 @@ use pikepole_spool::files::faulty::{Call, Fault, Faulty};
 
 use super::*;
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     let spool = pikepole_spool::Options {
         segment_bytes: 4096,
         reserve_bytes: 8192,
@@ -236,9 +236,8 @@ async fn done_and_marks_are_durable_without_anybody_asking() {
     assert_eq!(queue.stats().borrow().spool.waiting.blocks, 0);
 }
 
-/// Once as root and then as somebody else was enough to lose all of it.
-#[test]
-fn a_start_without_the_right_to_read_fails_and_touches_nothing() {
+/// A disk with five durable blocks of a spool that ended.
+fn five_blocks() -> Faulty {
     let disk = Faulty::default();
     let mut spool = Spool::open(Arc::new(disk.clone()), options().spool, Unreadable::Refuse).unwrap().0;
     for n in 0..5 {
@@ -246,6 +245,13 @@ fn a_start_without_the_right_to_read_fails_and_touches_nothing() {
         spool.commit().unwrap();
     }
     drop(spool);
+    disk
+}
+
+/// Once as root and then as somebody else was enough to lose all of it.
+#[test]
+fn a_start_without_the_right_to_read_fails_and_touches_nothing() {
+    let disk = five_blocks();
     let before: Vec<_> = disk.names().into_iter().map(|name| (disk.bytes(&name), name)).collect();
     disk.fail_always("open", None, Fault::Denied);
     let files: Arc<dyn Files> = Arc::new(disk.clone());
@@ -259,13 +265,7 @@ fn a_start_without_the_right_to_read_fails_and_touches_nothing() {
 
 #[test]
 fn a_start_gives_up_what_the_device_does_not_give_back_after_some_tries() {
-    let disk = Faulty::default();
-    let mut spool = Spool::open(Arc::new(disk.clone()), options().spool, Unreadable::Refuse).unwrap().0;
-    for n in 0..5 {
-        spool.append(block(n)).unwrap();
-        spool.commit().unwrap();
-    }
-    drop(spool);
+    let disk = five_blocks();
     let newest = disk.names().into_iter().rfind(|name| name.ends_with(".spool")).unwrap();
     disk.fail_always("open", Some(&newest), Fault::Io);
     let files: Arc<dyn Files> = Arc::new(disk.clone());

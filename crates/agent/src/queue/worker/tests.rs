@@ -17,16 +17,11 @@ struct Stepped {
     now: Instant,
 }
 
+/// Nothing is cached: what is handed out is read.
 fn options() -> Options {
-    let spool = pikepole_spool::Options {
-        segment_bytes: 4096,
-        reserve_bytes: 8192,
-        cache_bytes: 0,
-        max_bytes: 1 << 20,
-        min_free: 0,
-        ..pikepole_spool::Options::default()
-    };
-    Options { spool, ..Options::new("unused") }
+    let mut options = crate::queue::tests::options();
+    options.spool.cache_bytes = 0;
+    options
 }
 
 fn block(n: u64) -> NewBlock {
