@@ -25,7 +25,6 @@ use pikepole_spool::{
 };
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
 
 use crate::Clock;
 use inbox::{Admission, Append, CloseOnDrop, Inbox, Reader, Taker};
@@ -129,8 +128,6 @@ pub(crate) struct QueueStats {
     pub(crate) trouble: Option<String>,
     /// As of.
     pub(crate) at: Option<Timestamp>,
-    /// The same on a clock that nobody sets: what is old means that the spool's thread hangs.
-    pub(crate) told: Option<Instant>,
 }
 
 /// A block that is on its way.

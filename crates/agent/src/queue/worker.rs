@@ -370,7 +370,6 @@ impl Worker {
             failures: self.failures,
             trouble,
             at: Some(self.clock.now()),
-            told: Some(now),
         });
     }
 
